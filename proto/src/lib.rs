@@ -1,0 +1,1 @@
+//! Wire types and every decision-making state machine of Knothole.

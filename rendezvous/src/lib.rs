@@ -1,0 +1,1 @@
+//! The Knothole rendezvous server.
