@@ -1,1 +1,33 @@
 //! Wire types and every decision-making state machine of Knothole.
+//!
+//! This crate opens no socket, reads no clock, draws no entropy and awaits nothing. A driver owns those, and hands
+//! them in: datagrams and messages as they arrive, `now` as the last argument of every call, a [`seed::Seed`] in the
+//! constructor. The same machines therefore run in the server, in a node, in a simulation with virtual time, and
+//! under a fuzzer, and equal inputs give equal outputs.
+//!
+//! # How to drive a machine
+//!
+//! Methods come in four kinds. *Constructors* take configuration, a seed and `now`. `handle_*` methods feed one input.
+//! `poll_*` methods take what the machine wants done; after every input drain them until they return nothing.
+//! `poll_timeout` names the next deadline and the reason for it; when that moment comes, call `handle_timeout`.
+//! `now` never goes backwards. Nothing happens between calls.
+//!
+//! # Map
+//!
+//! | module | what |
+//! |---|---|
+//! | [`id`], [`addr`], [`path`], [`seed`] | words that all the others use |
+//! | [`wire`] | everything that crosses the network: types and bytes |
+//! | [`pairing`] | two machines get to know each other by a short code |
+//! | [`rendezvous`] | the server: registry, introductions, relay |
+//! | [`connector`] | the node: the facade over everything it decides |
+#![forbid(unsafe_code)]
+
+pub mod addr;
+pub mod connector;
+pub mod id;
+pub mod pairing;
+pub mod path;
+pub mod rendezvous;
+pub mod seed;
+pub mod wire;
