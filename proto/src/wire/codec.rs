@@ -24,6 +24,7 @@ pub const MESSAGE_LEN_MAX: usize = 16 * 1024;
 /// Bytes of the length in front of a message on a stream.
 pub const LENGTH_PREFIX: usize = 4;
 
+/// Version and codec.
 const HEADER: usize = 2;
 
 const CONFIG: Configuration<LittleEndian, Varint, Limit<MESSAGE_LEN_MAX>> =

@@ -28,6 +28,7 @@ pub const FIRST_BYTE: u8 = 4;
 /// Length of every probe in bytes.
 pub const LEN: usize = 64;
 
+// The only layout there is, then where each field begins, as drawn above.
 const LAYOUT: u8 = 1;
 const TAG: usize = 4;
 const NONCE: usize = 12;
@@ -49,6 +50,7 @@ impl Flags {
     /// The sender sends its traffic on this pair of addresses.
     pub const IN_USE: Self = Self(4);
 
+    // A probe with other bits set is of a later layout and is dropped.
     const KNOWN: u8 = 7;
 
     /// Does this set hold all of `other`?
