@@ -20,6 +20,7 @@
 //! | [`wire`] | everything that crosses the network: types and bytes |
 //! | [`pairing`] | two machines get to know each other by a short code |
 //! | [`rendezvous`] | the server: registry, introductions, relay |
+//! | [`punch`] | two nodes open a path to each other and keep it |
 //! | [`connector`] | the node: the facade over everything it decides |
 #![forbid(unsafe_code)]
 
@@ -28,6 +29,7 @@ pub mod connector;
 pub mod id;
 pub mod pairing;
 pub mod path;
+pub mod punch;
 pub mod rendezvous;
 pub mod seed;
 pub mod wire;

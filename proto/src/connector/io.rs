@@ -158,7 +158,8 @@ pub enum Event {
         /// How long to wait before coming back.
         retry_after: Duration,
     },
-    /// A link exists; the relay can be used if a channel is there.
+    /// A link exists; the relay can be used if a channel is there. Comes again for a link that was already up when a
+    /// [`Command::Connect`] of this node met it: then it carries that request, and a path event follows as well.
     LinkUp(Link),
     /// The relay channel of a link changed.
     Channel {

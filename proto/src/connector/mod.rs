@@ -1,15 +1,32 @@
 //! The node's decisions behind one facade: registration, clock, introductions, punching, pairing.
 
+pub mod config;
 mod io;
+mod machine;
 
+pub use config::ConnectorConfig;
 pub use io::{
     Command, ConnectFailure, Event, Input, Link, LinkEnd, LinkId, Nat, Output, PairEvent, PairFailure,
     Transmit,
 };
+pub use machine::Connector;
 
 /// Why the connector wants to be called at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Timer {
     /// Tell the server that this node is alive, and compare clocks.
     Refresh,
+    /// Ask a STUN question, again or for the first time.
+    Stun,
+    /// A question to the server was not answered in time.
+    Question,
+    /// Ask the server for another round on a link.
+    Round,
+    /// A link has been without any path for too long.
+    Orphan,
+    /// Punching.
+    Punch(crate::punch::Timer),
+    /// Pairing takes too long.
+    Pairing,
 }

@@ -6,7 +6,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::words::WORDS;
 use crate::id::Nameplate;
+use crate::seed::Rng;
 
 /// Longest words part in bytes; two words of the list are at most 17.
 pub const WORDS_LEN_MAX: usize = 64;
@@ -19,6 +21,17 @@ pub struct Code {
 }
 
 impl Code {
+    /// A new code for a nameplate: two words of [`WORDS`], 20 bits. With one guess per nameplate and an exchange that
+    /// gives nothing to test further guesses against, that is one chance in 1,048,576.
+    pub fn generate(nameplate: Nameplate, rng: &mut Rng) -> Self {
+        let mut word = || {
+            let index = usize::try_from(rng.below(WORDS.len() as u64)).unwrap_or(0);
+            WORDS[index % WORDS.len()]
+        };
+        let words = format!("{}-{}", word(), word());
+        Self { nameplate, words }
+    }
+
     /// Where to meet.
     pub fn nameplate(&self) -> Nameplate {
         self.nameplate
