@@ -1,1 +1,37 @@
-//! A Knothole node.
+//! A Knothole node: finds paired machines by name, reaches them directly where the networks allow it and through the
+//! server's relay where they do not, and speaks QUIC with them either way.
+//!
+//! [`Node`] is the whole interface: start one with an [`Identity`] and a [`ServerUrl`], then [`Node::connect`] and
+//! [`Node::accept`] give [`Connection`]s, whose streams carry whatever two programs want to say. Decisions are made
+//! by the state machines of `knothole-proto`; this crate owns what they may not touch: sockets, clocks, entropy, files.
+//!
+//! # Map
+//!
+//! | module | what |
+//! |---|---|
+//! | [`identity`], [`server_url`] | who this node is, and where its server is |
+//! | `net` | UDP sockets, the path table under QUIC, addresses of this machine |
+//! | `driver` | the task that drives the connector, and the control connection |
+//! | [`session`] | QUIC with pinned keys: endpoint, connections, streams |
+//! | [`node`] | the public interface |
+#![forbid(unsafe_code)]
+
+mod driver;
+pub mod identity;
+mod net;
+pub mod node;
+pub mod server_url;
+pub mod session;
+
+pub use identity::{Identity, IdentityError};
+pub use knothole_proto::connector::Nat;
+pub use knothole_proto::id::{Name, PairSecret, PeerId, Token};
+pub use knothole_proto::pairing::Code;
+pub use knothole_proto::path::{How, Path, Why};
+pub use knothole_proto::wire::{PathPolicy, Refusal};
+pub use node::{
+    Bind, ConnectError, ConnectOptions, LookupError, Node, NodeConfig, NodeEvent, PairError, Paired, Pairing,
+    Peer, Registered, StartError,
+};
+pub use server_url::{ServerUrl, ServerUrlError};
+pub use session::{Connection, PathState, RecvStream, SendStream, StreamError, refuse};

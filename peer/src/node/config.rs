@@ -1,0 +1,96 @@
+//! What a node is started with.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
+use std::time::Duration;
+
+use knothole_proto::id::{Name, PairSecret, PeerId};
+use knothole_proto::wire::PathPolicy;
+
+use crate::identity::Identity;
+use crate::server_url::ServerUrl;
+
+/// How long [`crate::Node::connect`] tries unless told otherwise: as long as a person waits before thinking it broken.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Everything a node needs to know; begin with [`NodeConfig::new`] and change fields.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Its key.
+    pub identity: Identity,
+    /// Its server.
+    pub server: ServerUrl,
+    /// The name it wants to hold at the server; `None` for none.
+    pub name: Option<Name>,
+    /// Does it accept connections? A node that only dials never takes the place of one that accepts.
+    pub accepting: bool,
+    /// The paired machines.
+    pub peers: Vec<Peer>,
+    /// With [`PathPolicy::RelayOnly`] this node tells nobody an address of its own.
+    pub policy: PathPolicy,
+    /// Where its sockets are bound.
+    pub bind: Bind,
+    /// Use loopback addresses as candidates too: for tests on one machine.
+    pub allow_loopback: bool,
+}
+
+impl NodeConfig {
+    /// A node that accepts connections, with no name and no paired machines, on any port.
+    pub fn new(identity: Identity, server: ServerUrl) -> Self {
+        Self {
+            identity,
+            server,
+            name: None,
+            accepting: true,
+            peers: Vec::new(),
+            policy: PathPolicy::Auto,
+            bind: Bind::default(),
+            allow_loopback: false,
+        }
+    }
+}
+
+/// A paired machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its key.
+    pub id: PeerId,
+    /// What this node shares with it.
+    pub secret: PairSecret,
+}
+
+/// Local addresses of the two UDP sockets. A family that is `None`, or that this machine lacks, is not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bind {
+    /// The IPv4 socket.
+    pub v4: Option<SocketAddrV4>,
+    /// The IPv6 socket.
+    pub v6: Option<SocketAddrV6>,
+}
+
+impl Default for Bind {
+    /// Both families, all interfaces, ports of the system's choice.
+    fn default() -> Self {
+        Self {
+            v4: Some(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)),
+            v6: Some(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0)),
+        }
+    }
+}
+
+/// How to connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectOptions {
+    /// Which paths may be used.
+    pub policy: PathPolicy,
+    /// When to give up.
+    pub timeout: Duration,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> Self {
+        Self {
+            policy: PathPolicy::Auto,
+            timeout: CONNECT_TIMEOUT,
+        }
+    }
+}
