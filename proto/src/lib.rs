@@ -21,6 +21,7 @@
 //! | [`pairing`] | two machines get to know each other by a short code |
 //! | [`rendezvous`] | the server: registry, introductions, relay |
 //! | [`punch`] | two nodes open a path to each other and keep it |
+//! | [`stun`] | what address do I have, and what does my NAT do? |
 //! | [`connector`] | the node: the facade over everything it decides |
 #![forbid(unsafe_code)]
 
@@ -32,4 +33,5 @@ pub mod path;
 pub mod punch;
 pub mod rendezvous;
 pub mod seed;
+pub mod stun;
 pub mod wire;

@@ -16,7 +16,7 @@ pub struct ClaimId(pub u64);
 pub struct Record {
     /// The key.
     pub peer: PeerId,
-    /// Its name; a key holds at most a few , one record each.
+    /// Its name; a key holds at most 16, one record each.
     pub name: Option<Name>,
 }
 

@@ -1,0 +1,213 @@
+//! The registry's main work: telling two nodes of each other, with a moment at which both begin.
+
+use std::time::Instant;
+
+use super::clock;
+use super::command::{Command, ConnId};
+use super::config::SESSION_IDLE;
+use super::connection::{Connection, Run};
+use super::deadlines::Due;
+use super::offer;
+use super::registry::Registry;
+use super::sessions::{End, Session};
+use crate::id::{ChannelId, PairTag, RequestId, SessionId};
+use crate::wire::{
+    CloseReason, Connect, ConnectRefusal, FromServer, Introduction, PathPolicy, Role, ServerTime,
+};
+
+/// When this round begins.
+#[derive(Clone, Copy)]
+struct Moment {
+    start: ServerTime,
+    now: ServerTime,
+}
+
+impl Registry {
+    /// A node wants to be introduced, or wants another round.
+    pub(super) fn connect(&mut self, conn: ConnId, connect: Connect, now: Instant) {
+        let Connect { request, tag, .. } = connect;
+        match self.find_session(conn, &connect, now) {
+            Ok(session) => self.introduce(session, conn, request, tag, now),
+            Err(why) => {
+                *self.counts.connect_refused.entry(why).or_default() += 1;
+                self.send(conn, FromServer::ConnectFailed { request, why });
+            }
+        }
+    }
+
+    /// A node is done with a session.
+    pub(super) fn leave(&mut self, conn: ConnId, session: SessionId) {
+        if self
+            .sessions
+            .get(session)
+            .is_some_and(|session| session.role_of(conn).is_some())
+        {
+            self.end_session(session, CloseReason::PeerLeft, Some(conn));
+        }
+    }
+
+    /// The session for this wish, ready for its next round.
+    fn find_session(
+        &mut self,
+        conn: ConnId,
+        connect: &Connect,
+        now: Instant,
+    ) -> Result<SessionId, ConnectRefusal> {
+        let rate = self.config.limits.connects;
+        let caller = self.connections.get_mut(conn).ok_or(ConnectRefusal::Offline)?;
+        if !caller.connects.admit(rate, now) {
+            return Err(ConnectRefusal::TooFast);
+        }
+        let own = caller.peer;
+        if !self.names.knows(connect.peer) {
+            return Err(ConnectRefusal::Unknown);
+        }
+        let Some(callee) = self.connections.callee(connect.peer, connect.tag, conn) else {
+            return Err(if connect.peer == own {
+                ConnectRefusal::Yourself
+            } else {
+                ConnectRefusal::Offline
+            });
+        };
+        let (one, other) = self
+            .run(conn)
+            .zip(self.run(callee))
+            .ok_or(ConnectRefusal::Offline)?;
+        let id = self.sessions.of_pair(one, other);
+        match id.filter(|id| self.next_round(*id, conn, connect.policy)) {
+            Some(id) => Ok(id),
+            None => {
+                let end = |conn, run, policy| End { conn, run, policy };
+                let caller = end(conn, one, connect.policy);
+                let callee = end(callee, other, PathPolicy::Auto);
+                self.new_session([caller, callee])
+            }
+        }
+    }
+
+    /// Count up the round; `false` if the session had its last one, and then it is over.
+    fn next_round(&mut self, id: SessionId, asker: ConnId, policy: PathPolicy) -> bool {
+        let next = self.sessions.get_mut(id).and_then(|session| {
+            for end in session.ends.iter_mut().filter(|end| end.conn == asker) {
+                end.policy = policy;
+            }
+            session.round = session.round.checked_add(1)?;
+            Some(())
+        });
+        if next.is_none() {
+            self.end_session(id, CloseReason::Ended, None);
+        }
+        next.is_some()
+    }
+
+    fn new_session(&mut self, ends: [End; 2]) -> Result<SessionId, ConnectRefusal> {
+        let limits = &self.config.limits;
+        let full = |conn| self.sessions.count_of_conn(conn) >= limits.sessions_per_connection;
+        if self.sessions.len() >= limits.sessions || ends.iter().any(|end| full(end.conn)) {
+            return Err(ConnectRefusal::TooMany);
+        }
+        let id = SessionId::from_bytes(self.rng.bytes());
+        let session = Session {
+            ends,
+            round: 0,
+            channel: None,
+        };
+        self.sessions.insert(id, session);
+        Ok(id)
+    }
+
+    fn introduce(&mut self, id: SessionId, asker: ConnId, request: RequestId, tag: PairTag, now: Instant) {
+        self.settle_channel(id);
+        let Some(session) = self.sessions.get(id).copied() else {
+            return;
+        };
+        if session.policy().policy == PathPolicy::RelayOnly {
+            // It never asks anew, and is in use however long ago it was asked for.
+            self.deadlines.clear(Due::Session(id));
+        } else {
+            self.deadlines.set(Due::Session(id), now + SESSION_IDLE);
+        }
+        let [one, other] = session.conns().map(|conn| self.rtt(conn));
+        let moment = Moment {
+            start: self.clock.at(now + clock::lead(one, other)),
+            now: self.clock.at(now),
+        };
+        let [caller, callee] = session.conns();
+        self.counts.introduced += 1;
+        for (conn, peer, role) in [(callee, caller, Role::Callee), (caller, callee, Role::Caller)] {
+            let request = (conn == asker).then_some(request);
+            if let Some(introduction) = self.introduction(id, &session, peer, moment, tag) {
+                let introduction = Introduction {
+                    role,
+                    request,
+                    ..introduction
+                };
+                self.send(conn, FromServer::Introduction(introduction));
+            }
+        }
+    }
+
+    /// What is told about `peer`.
+    fn introduction(
+        &self,
+        id: SessionId,
+        session: &Session,
+        peer: ConnId,
+        moment: Moment,
+        tag: PairTag,
+    ) -> Option<Introduction> {
+        let agreed = session.policy();
+        let connection = self.connections.get(peer)?;
+        let node = connection.live()?;
+        let allow_loopback = self.config.allow_loopback;
+        let candidates = agreed
+            .direct
+            .then(|| offer::offer(connection.from, &node.candidates, allow_loopback));
+        Some(Introduction {
+            session: id,
+            round: session.round,
+            role: Role::Caller,
+            request: None,
+            peer: connection.peer,
+            peer_name: node.name.clone(),
+            peer_instance: node.instance,
+            tag,
+            candidates: candidates.unwrap_or_default(),
+            channel: session.channel,
+            policy: agreed.policy,
+            start: moment.start,
+            now: moment.now,
+        })
+    }
+
+    /// Open or close the relay channel as the policies want it now.
+    fn settle_channel(&mut self, id: SessionId) {
+        let granted = self.config.relay;
+        let fresh = ChannelId(self.rng.nonzero_u64());
+        let Some(session) = self.sessions.get_mut(id) else {
+            return;
+        };
+        let wanted = granted && session.policy().relay;
+        let ends = session.conns();
+        match session.channel {
+            None if wanted => {
+                session.channel = Some(fresh);
+                self.push(Command::OpenChannel { channel: fresh, ends });
+            }
+            Some(channel) if !wanted => {
+                session.channel = None;
+                self.push(Command::CloseChannel { channel });
+            }
+            _ => {}
+        }
+    }
+
+    fn run(&self, conn: ConnId) -> Option<Run> {
+        let connection = self.connections.get(conn)?;
+        Some((connection.peer, connection.live()?.instance))
+    }
+
+    fn rtt(&self, conn: ConnId) -> Option<std::time::Duration> {
+        self.connections.get(conn).and_then(Connection::live)?.rtt
+    }
+}

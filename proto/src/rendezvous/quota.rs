@@ -1,0 +1,171 @@
+//! Quotas: how often something may happen, for one thing or for every source of a fixed-size table.
+//!
+//! All of them are the generic cell rate algorithm (ITU-T I.371 annex A), which is a token bucket that stores one
+//! moment instead of a level: the moment at which the bucket would be full again. Nothing here grows.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use crate::addr::canonical;
+use crate::seed::Seed;
+
+/// How often: one unit per `interval`, and up to `burst` units at once after a rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Time in which one unit comes back.
+    pub interval: Duration,
+    /// Units that a full bucket holds.
+    pub burst: u32,
+}
+
+impl Rate {
+    /// One unit per `interval`, `burst` at once.
+    pub const fn new(interval: Duration, burst: u32) -> Self {
+        Self { interval, burst }
+    }
+
+    /// The same rate for a group that is `factor` times as large.
+    pub const fn times(self, factor: u32) -> Self {
+        Self {
+            interval: Duration::from_nanos(nanos(self.interval) / factor as u64),
+            burst: self.burst.saturating_mul(factor),
+        }
+    }
+
+    const fn depth(self) -> Duration {
+        self.interval.saturating_mul(self.burst)
+    }
+}
+
+const fn nanos(duration: Duration) -> u64 {
+    duration
+        .as_secs()
+        .saturating_mul(1_000_000_000)
+        .saturating_add(duration.subsec_nanos() as u64)
+}
+
+/// The bucket of one thing.
+#[derive(Clone, Copy, Debug)]
+pub struct Bucket {
+    full_at: Instant,
+}
+
+impl Bucket {
+    /// A full bucket.
+    pub const fn new(now: Instant) -> Self {
+        Self { full_at: now }
+    }
+
+    /// Take one unit; `false` if there is none, and then nothing is taken.
+    pub fn admit(&mut self, rate: Rate, now: Instant) -> bool {
+        self.take(rate.interval, rate.depth(), now)
+    }
+
+    /// Take what comes back in `cost`, out of a bucket that fills up in `depth`.
+    pub fn take(&mut self, cost: Duration, depth: Duration, now: Instant) -> bool {
+        let full_at = self.full_at.max(now) + cost;
+        let fits = full_at.saturating_duration_since(now) <= depth;
+        if fits {
+            self.full_at = full_at;
+        }
+        fits
+    }
+}
+
+/// Buckets for any number of sources in a fixed amount of memory.
+///
+/// A source is hashed, with a key that nobody outside knows, to one of the buckets; sources that meet in one bucket
+/// share it. So a flood from many sources costs no memory, and nobody can choose whom to collide with.
+#[derive(Debug)]
+pub struct BucketTable {
+    buckets: Vec<Bucket>,
+    key: [u8; 32],
+}
+
+impl BucketTable {
+    /// A table of `len` full buckets (at least one). Each takes 16 bytes.
+    pub fn new(len: usize, seed: &Seed, now: Instant) -> Self {
+        Self {
+            buckets: vec![Bucket::new(now); len.max(1)],
+            key: seed.child("bucket table", 0).rng().bytes(),
+        }
+    }
+
+    /// Take one unit of the bucket of this source.
+    pub fn admit(&mut self, source: &[u8], rate: Rate, now: Instant) -> bool {
+        let hash = blake3::keyed_hash(&self.key, source);
+        let mut head = [0; 8];
+        head.copy_from_slice(&hash.as_bytes()[..8]);
+        let len = self.buckets.len() as u64;
+        let slot = usize::try_from(u64::from_le_bytes(head) % len).unwrap_or(0);
+        self.buckets
+            .get_mut(slot)
+            .is_some_and(|bucket| bucket.admit(rate, now))
+    }
+
+    /// Take one unit of the bucket of the network that this address is in: the address itself for IPv4; for IPv6 the
+    /// /64, which is what one subscriber's machine can choose from at will, and eight times as much for the /48 around.
+    pub fn admit_prefix(&mut self, from: SocketAddr, rate: Rate, now: Instant) -> bool {
+        match canonical(from).ip() {
+            IpAddr::V4(ip) => self.admit(&ip.octets(), rate, now),
+            IpAddr::V6(ip) => {
+                let octets = ip.octets();
+                self.admit(&octets[..8], rate, now) && self.admit(&octets[..6], rate.times(8), now)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[allow(clippy::disallowed_methods)] // The one moment from which a test counts.
+    fn epoch() -> Instant {
+        Instant::now()
+    }
+
+    #[test]
+    fn a_bucket_gives_its_burst_and_then_its_rate() {
+        let epoch = epoch();
+        let rate = Rate::new(Duration::from_millis(200), 10);
+        let mut bucket = Bucket::new(epoch);
+        let given = (0..100).filter(|_| bucket.admit(rate, epoch)).count();
+        assert_eq!(given, 10);
+        let given = (0..100)
+            .filter(|n| bucket.admit(rate, epoch + Duration::from_millis(100) * *n))
+            .count();
+        assert_eq!(given, 49, "one per 200 ms over the 9.9 s that follow");
+        assert!(!bucket.admit(rate, epoch), "an earlier moment gives nothing back");
+    }
+
+    #[test]
+    fn sources_have_buckets_of_their_own_and_the_table_never_grows() {
+        let epoch = epoch();
+        let rate = Rate::new(Duration::from_secs(1), 3);
+        let mut table = BucketTable::new(1 << 12, &Seed::from_number(1), epoch);
+        let flood = |table: &mut BucketTable, last: u8| {
+            let from = SocketAddr::from(([9, 9, 9, last], 1));
+            (0..50).filter(|_| table.admit_prefix(from, rate, epoch)).count()
+        };
+        assert_eq!((flood(&mut table, 1), flood(&mut table, 2)), (3, 3));
+        for n in 0..100_000_u32 {
+            table.admit(&n.to_be_bytes(), rate, epoch);
+        }
+        assert_eq!(table.buckets.len(), 1 << 12);
+    }
+
+    #[test]
+    fn an_ipv6_subscriber_cannot_multiply_itself() {
+        let epoch = epoch();
+        let rate = Rate::new(Duration::from_secs(1), 3);
+        let mut table = BucketTable::new(1 << 14, &Seed::from_number(1), epoch);
+        let mut given = |address: &dyn Fn(u16) -> [u16; 8]| {
+            (0..1000)
+                .filter(|n| table.admit_prefix(SocketAddr::from((address(*n), 1)), rate, epoch))
+                .count()
+        };
+        assert_eq!(given(&|n| [0x2a00, 1, 1, 1, 0, 0, 0, n]), 3, "one /64");
+        assert_eq!(given(&|n| [0x2a00, 2, 2, n, 0, 0, 0, 1]), 24, "one /48");
+    }
+}
