@@ -1,6 +1,11 @@
 //! The Knothole lab: simulated networks in which the real machines and the real programs meet.
 //!
 //! [`nat`] and [`link`] say what a network does to packets, as pure machines driven by virtual or real time.
+//! [`fabric`] builds an internet of them between [namespaces](netns) of the Linux kernel.
 
+#[cfg(target_os = "linux")]
+pub mod fabric;
 pub mod link;
 pub mod nat;
+#[cfg(target_os = "linux")]
+pub mod netns;

@@ -1,0 +1,236 @@
+//! [`Lab`]: a running lab, and [`HostHandle`]: one host of it.
+
+use std::net::IpAddr;
+use std::process::{Child, Command};
+
+use crate::nat::{NatBox, UdpPolicy};
+use crate::netns::{LabError, Namespace};
+
+use super::builder::{AccessLink, LabBuilder};
+use super::engine::Engine;
+use super::network::{Hop, Network};
+use super::stats::{LabStats, LinkPairStats, NatReport};
+
+/// A running lab. Dropping it stops the wire, kills the programs that it started and lets the namespaces go.
+#[derive(Debug)]
+pub struct Lab {
+    // Dropped in this order: the wire before the namespaces that its devices live in.
+    engine: Engine,
+    hosts: Vec<HostParts>,
+    nat_names: Vec<String>,
+    offload: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct HostParts {
+    pub(super) name: String,
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) namespace: Namespace,
+}
+
+/// One host of a running lab.
+#[derive(Clone, Copy, Debug)]
+pub struct HostHandle<'a> {
+    lab: &'a Lab,
+    index: usize,
+}
+
+impl Lab {
+    /// Begins a description.
+    #[must_use]
+    pub fn builder() -> LabBuilder {
+        LabBuilder::default()
+    }
+
+    pub(super) fn new(engine: Engine, hosts: Vec<HostParts>, nat_names: Vec<String>, offload: bool) -> Self {
+        Self {
+            engine,
+            hosts,
+            nat_names,
+            offload,
+        }
+    }
+
+    /// The host of this name.
+    ///
+    /// # Errors
+    ///
+    /// [`LabError::UnknownHost`].
+    pub fn host(&self, name: &str) -> Result<HostHandle<'_>, LabError> {
+        let index = self.hosts.iter().position(|host| host.name == name);
+        index
+            .map(|index| HostHandle { lab: self, index })
+            .ok_or_else(|| LabError::UnknownHost(name.to_owned()))
+    }
+
+    /// Names of the hosts, in the order in which they were added.
+    pub fn host_names(&self) -> impl Iterator<Item = &str> {
+        self.hosts.iter().map(|host| host.name.as_str())
+    }
+
+    /// Do super-packets of up to 64 KiB pass whole?
+    #[must_use]
+    pub fn offload(&self) -> bool {
+        self.offload
+    }
+
+    /// Changes the access link of a host, and thereby of all hosts behind the same NAT, from the next packet on.
+    ///
+    /// # Errors
+    ///
+    /// [`LabError::UnknownHost`].
+    pub fn set_link(&self, host: &str, link: impl Into<AccessLink>) -> Result<(), LabError> {
+        let index = self.host(host)?.index;
+        self.engine.network().set_link(index, link.into());
+        Ok(())
+    }
+
+    /// Changes what a host's innermost NAT does with UDP, from the next packet on.
+    ///
+    /// # Errors
+    ///
+    /// [`LabError::UnknownHost`], [`LabError::NoNat`] for a public host.
+    pub fn set_udp_policy(&self, host: &str, policy: UdpPolicy) -> Result<(), LabError> {
+        self.change_nat(host, |nat| nat.set_udp(policy))
+    }
+
+    /// Lets a host's innermost NAT forget all mappings, as a power cycle does.
+    ///
+    /// # Errors
+    ///
+    /// [`LabError::UnknownHost`], [`LabError::NoNat`] for a public host.
+    pub fn reboot_nat(&self, host: &str) -> Result<(), LabError> {
+        self.change_nat(host, NatBox::reboot)
+    }
+
+    /// Everything counted so far.
+    #[must_use]
+    pub fn stats(&self) -> LabStats {
+        let network = self.engine.network();
+        let nats = self.nat_names.iter().zip(&network.nats).map(|(name, nat)| {
+            let report = NatReport {
+                external: nat.nat.external(),
+                stats: nat.nat.stats(),
+            };
+            (name.clone(), report)
+        });
+        let hosts = self
+            .hosts
+            .iter()
+            .zip(&network.hosts)
+            .map(|(parts, host)| (parts.name.clone(), host.stats));
+        let links = network.accesses.iter().map(|access| {
+            let name = match access.owner {
+                Hop::Nat(nat) => self.nat_names[nat].clone(),
+                Hop::Host(host) => self.hosts[host].name.clone(),
+            };
+            (
+                name,
+                LinkPairStats {
+                    up: access.up.stats(),
+                    down: access.down.stats(),
+                },
+            )
+        });
+        LabStats {
+            nats: nats.collect(),
+            hosts: hosts.collect(),
+            links: links.collect(),
+            drops: network.drops().filter(|(_, count)| *count > 0).collect(),
+        }
+    }
+
+    fn change_nat(&self, host: &str, change: impl FnOnce(&mut NatBox)) -> Result<(), LabError> {
+        let index = self.host(host)?.index;
+        let mut network = self.engine.network();
+        let gateway = network
+            .gateway_of(index)
+            .ok_or_else(|| LabError::NoNat(host.to_owned()))?;
+        change(&mut network.nats[gateway].nat);
+        Ok(())
+    }
+}
+
+impl HostHandle<'_> {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.parts().name
+    }
+
+    /// Its own addresses, at least one.
+    #[must_use]
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.parts().addresses
+    }
+
+    /// Its first address.
+    #[must_use]
+    pub fn ip(&self) -> IpAddr {
+        self.parts().addresses[0]
+    }
+
+    /// The IPv4 address by which the core knows it: that of its outermost NAT, or its own.
+    #[must_use]
+    pub fn public_ip(&self) -> IpAddr {
+        let network = self.lab.engine.network();
+        network
+            .outermost_nat(self.index)
+            .map_or(self.ip(), |nat| network.nats[nat].nat.external().into())
+    }
+
+    /// Its namespace.
+    #[must_use]
+    pub fn namespace(&self) -> &Namespace {
+        &self.parts().namespace
+    }
+
+    /// Starts a program on the host: [`Namespace::spawn`].
+    ///
+    /// # Errors
+    ///
+    /// [`LabError::Spawn`].
+    pub fn spawn(&self, command: Command) -> Result<Child, LabError> {
+        self.namespace().spawn(command)
+    }
+
+    /// Runs a closure on the host, in a thread of its own: [`Namespace::run`].
+    ///
+    /// # Errors
+    ///
+    /// [`LabError::Enter`].
+    pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> Result<R, LabError> {
+        self.namespace().run(work)
+    }
+
+    fn parts(&self) -> &HostParts {
+        &self.lab.hosts[self.index]
+    }
+}
+
+impl Network {
+    /// The innermost NAT of a host.
+    fn gateway_of(&self, host: usize) -> Option<usize> {
+        self.realms[self.hosts[host].realm].gateway
+    }
+
+    fn outermost_nat(&self, host: usize) -> Option<usize> {
+        let mut found = None;
+        let mut realm = self.hosts[host].realm;
+        while let Some(nat) = self.realms[realm].gateway {
+            found = Some(nat);
+            realm = self.nats[nat].outside;
+        }
+        found
+    }
+
+    /// Changes the access link of a host.
+    pub(super) fn set_link(&mut self, host: usize, link: AccessLink) {
+        let own = self.hosts[host].access;
+        let shared = self.gateway_of(host).and_then(|nat| self.nats[nat].access);
+        if let Some(index) = own.or(shared) {
+            self.accesses[index].up.set_spec(link.up);
+            self.accesses[index].down.set_spec(link.down);
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! The simulated internet between namespaces: real sockets and programs at the ends, NATs and links in user space.
+//!
+//! ```text
+//! host eth0 (TUN) -- home NAT == access link == outer NATs -- core, two hops -- ... the same way in
+//! ```
+//!
+//! Each host is a [namespace](crate::netns) with one TUN device; one thread reads them all, routes the packets through
+//! [`NatBox`](crate::nat::NatBox)es and [`Link`](crate::link::Link)s in real time, and writes them to the receiver.
+//!
+//! * The access link lies on the outer side of a host's innermost NAT, as between a home router and its provider, and is
+//!   shared by all hosts behind that NAT; a public host has its own. Packets between two hosts of one LAN meet no link.
+//! * Every NAT and both routers of the core take one from the TTL; what runs out ends silently (no ICMP errors are made).
+//!   From behind one NAT to behind another: TTL 1 ends at the own NAT and makes no mapping, 2 and 3 end in the core, 4
+//!   reaches the other NAT's tables, 5 the other host.
+//! * Super-packets (TCP TSO, UDP GSO) pass whole over links that only delay. A link that treats packets one by one (loss,
+//!   reordering, duplication, rate, small MTU) makes the fabric cut them up first. The link then sees the packets that a
+//!   wire would carry; the lab's ceiling falls to that of single packets.
+//! * Fragments and ICMP errors are routed but not translated: they end at the first NAT.
+//! * IPv6 addresses are routed as they are; the NATs on the way act as stateful firewalls.
+
+mod builder;
+mod engine;
+mod lab;
+mod network;
+mod packet;
+mod pool;
+mod segment;
+mod stats;
+
+pub use builder::{AccessLink, HostSpec, LabBuilder};
+pub use lab::{HostHandle, Lab};
+pub use stats::{FabricDrop, HostStats, LabStats, LinkPairStats, NatReport};

@@ -1,0 +1,35 @@
+//! [`probe`]: can this machine run a lab, and how well? Tries the real things in a namespace that it throws away.
+
+use super::error::LabError;
+use super::interface::{InterfaceSpec, configure};
+use super::namespace::Namespace;
+use super::sys;
+
+/// What the machine offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// Super-packets of up to 64 KiB pass whole (TUN with a virtio-net header, TSO and USO). Without, the kernel cuts
+    /// them up and the lab carries about a tenth of the data.
+    pub offload: bool,
+}
+
+/// Makes a namespace with a device, an address and a route.
+///
+/// # Errors
+///
+/// The first thing that cannot be done.
+pub fn probe() -> Result<Probe, LabError> {
+    let namespace = Namespace::create("probe")?;
+    let tun = namespace.run(|| {
+        let tun = sys::open_tun("eth0").map_err(LabError::Tun)?;
+        let addresses = [([192, 168, 1, 2].into(), 24)];
+        configure(&InterfaceSpec {
+            name: "eth0",
+            addresses: &addresses,
+            mtu: 1500,
+            queue: 500,
+        })?;
+        Ok::<_, LabError>(tun)
+    })??;
+    Ok(Probe { offload: tun.offload })
+}
