@@ -1,0 +1,30 @@
+//! The command line of the lab: arguments in, words and exit codes out. What is done stands in the library.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, clippy::exit)] // here, and only here, is what talks to a person
+
+mod kinds;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A laboratory of simulated networks: what works behind every kind of NAT, and why.
+#[derive(Parser, Debug)]
+#[command(name = "knothole-netsim", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Kinds(kinds::KindsArgs),
+}
+
+/// Parse the process's arguments and do what they say. Threads must not exist yet: a namespace of users can only be
+/// entered by a process that has one.
+pub(crate) fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Kinds(args) => kinds::run(&args),
+    }
+}
