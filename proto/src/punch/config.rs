@@ -17,6 +17,13 @@ pub const SCHEDULE_UNATTESTED_MS: &[u64] = &[0, 100];
 /// proven, the others repeat it in case of loss, and measure the round trip again.
 pub const SCHEDULE_FOLLOW_UP_MS: &[u64] = &[0, 100, 300];
 
+/// When a pair is checked because the peer asks on it although this side had given it up: at once, once.
+pub const SCHEDULE_TRIGGERED_MS: &[u64] = &[0];
+
+/// When pairs that once worked are probed after the used path was lost, in milliseconds. Both sides do so without the
+/// server, which may be the very thing that is gone; a mapping in a NAT outlives about the first half minute.
+pub const SCHEDULE_RECOVERY_MS: &[u64] = &[250, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000];
+
 /// Jitter added to every scheduled probe but the first, in microseconds: enough that two nodes on one network do
 /// not collide packet for packet, small against the steps of the schedule.
 pub const JITTER_US: u64 = 2_000;
@@ -31,6 +38,17 @@ pub const PROBES_PER_SECOND: u64 = 200;
 
 /// Probes that may leave at once before [`PROBES_PER_SECOND`] applies.
 pub const PROBE_BURST: u64 = 20;
+
+/// Answers per second over all pairs of a link once [`ANSWER_BURST`] is used up. A peer that keeps to its own limits
+/// asks at most [`PROBES_PER_SECOND`] questions.
+pub const ANSWERS_PER_SECOND: u64 = PROBES_PER_SECOND;
+
+/// Answers that may leave at once: probes that were spaced when they left can arrive together.
+pub const ANSWER_BURST: u64 = 64;
+
+/// Addresses of the peer that one round takes, out of any number that a server passes on: what a node may offer and
+/// as many that the server may add.
+pub const REMOTES_MAX: usize = 2 * crate::addr::CANDIDATES_MAX;
 
 /// When the used path is weighed against the other proven ones, in milliseconds after the first lock. Waiting 200 ms
 /// would have cut the regret of "first" from 29 ms to 8 ms of round trip in the 99th percentile with two radios on

@@ -1,0 +1,528 @@
+//! The agent that punches for one link. It decides; it sends nothing, opens no session, and does not talk to the server.
+//!
+//! To drive it: feed each datagram of the link's sessions to [`PunchAgent::handle_datagram`], each further round to
+//! [`PunchAgent::handle_round`], and call [`PunchAgent::handle_timeout`] when [`PunchAgent::poll_timeout`] says. After
+//! every call drain [`PunchAgent::poll_transmit`] and [`PunchAgent::poll_event`].
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::choice::{is_better, rank, usable};
+use super::config::{
+    ANSWER_BURST, ANSWERS_PER_SECOND, CHOICES_MS, JITTER_US, KEEPALIVE_JITTER_PERCENT, OLD_KEYS, PAIRS_MAX,
+    PROBE_BURST, PROBES_PER_SECOND, SCHEDULE_ATTESTED_MS, SCHEDULE_FOLLOW_UP_MS, SCHEDULE_RECOVERY_MS,
+    SCHEDULE_TRIGGERED_MS, SCHEDULE_UNATTESTED_MS, SOURCE_LIFETIME,
+};
+use super::pacer::Pacer;
+use super::pair::Pair;
+use super::round::{Progress, learnt, merge};
+use super::seen::Seen;
+use super::upkeep::{Upkeep, Verdict};
+use super::{Consent, Event, LocalSocket, Outgoing, PunchConfig, Round, Setup, Timer};
+use crate::addr::{Candidate, canonical};
+use crate::connector::Transmit;
+use crate::path::SocketId;
+use crate::seed::{Rng, Seed};
+use crate::wire::Role;
+use crate::wire::probe::{Flags, Probe, ProbeKeys};
+
+/// See the module.
+#[derive(Debug)]
+pub struct PunchAgent {
+    config: PunchConfig,
+    keys: ProbeKeys,
+    old_keys: Option<(ProbeKeys, Instant)>,
+    role: Role,
+    sockets: Vec<LocalSocket>,
+    local: Vec<Candidate>,
+    progress: Progress,
+    pairs: Vec<Pair>,
+    used: Option<Used>,
+    choices: Option<Choices>,
+    seen: Seen,
+    pacer: Pacer,
+    answers: Pacer,
+    rng: Rng,
+    transmits: VecDeque<Outgoing>,
+    events: VecDeque<Event>,
+}
+
+/// The pair that carries traffic.
+#[derive(Debug)]
+struct Used {
+    index: usize,
+    upkeep: Upkeep,
+}
+
+/// The moments at which the caller looks for a better pair.
+#[derive(Debug)]
+struct Choices {
+    base: Instant,
+    next: usize,
+}
+
+/// Under which keys a probe came, and so must its answer: the peer may not have the new ones yet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keys {
+    Present,
+    Old,
+}
+
+impl PunchAgent {
+    /// An agent whose first probes leave at the start of its first round.
+    pub fn new(config: PunchConfig, setup: Setup, seed: &Seed, now: Instant) -> Self {
+        let mut agent = Self {
+            progress: Progress::new(&setup.round, &config),
+            config,
+            keys: setup.keys,
+            old_keys: None,
+            role: setup.role,
+            sockets: setup.sockets,
+            local: setup.local,
+            pairs: Vec::new(),
+            used: None,
+            choices: None,
+            seen: Seen::default(),
+            pacer: Pacer::new(PROBES_PER_SECOND, PROBE_BURST, now),
+            answers: Pacer::new(ANSWERS_PER_SECOND, ANSWER_BURST, now),
+            rng: seed.rng(),
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+        };
+        agent.handle_round(&setup.round, now);
+        agent
+    }
+
+    /// Another round: new addresses, a new start. What was proven a moment ago stays proven, and a used path is used on.
+    pub fn handle_round(&mut self, round: &Round, now: Instant) {
+        self.progress = Progress::new(round, &self.config);
+        let recent = |at: Option<Instant>| at.is_some_and(|at| at + SOURCE_LIFETIME > now);
+        self.remove_pairs(|pair| !recent(pair.heard));
+        merge(
+            &mut self.pairs,
+            &round.remote,
+            &self.sockets,
+            &self.local,
+            &self.config,
+            now,
+        );
+        self.progress.had_pairs = !self.pairs.is_empty();
+        let used = self.used.as_ref().map(|used| used.index);
+        let worst = used.map_or(u8::MAX, |index| rank(self.pairs[index].how));
+        for (index, pair) in self.pairs.iter_mut().enumerate() {
+            if used == Some(index) {
+                continue;
+            }
+            if !pair.is_freshly_proven(now) {
+                pair.forget_proof();
+            }
+            if rank(pair.how) <= worst {
+                let steps = match pair.consent() {
+                    Consent::Claimed => SCHEDULE_UNATTESTED_MS,
+                    Consent::Attested | Consent::Heard => SCHEDULE_ATTESTED_MS,
+                };
+                pair.schedule(steps, round.start.max(now));
+            }
+        }
+        if used.is_some() {
+            self.progress.verdict_at = None;
+            self.choices = Some(Choices {
+                base: round.start.max(now),
+                next: 0,
+            });
+        }
+        self.send_due(now);
+    }
+
+    /// The link has a new session. The old one's keys are good for a while.
+    pub fn handle_keys(&mut self, keys: ProbeKeys, role: Role, now: Instant) {
+        let old = std::mem::replace(&mut self.keys, keys);
+        self.old_keys = Some((old, now + OLD_KEYS));
+        self.role = role;
+    }
+
+    /// The own sockets and addresses are these now; pairs with them come with the next round.
+    pub fn handle_local(&mut self, sockets: Vec<LocalSocket>, local: Vec<Candidate>) {
+        self.sockets = sockets;
+        self.local = local;
+    }
+
+    /// A datagram came that names a session of this link. Was it an authentic probe?
+    pub fn handle_datagram(
+        &mut self,
+        socket: SocketId,
+        from: SocketAddr,
+        bytes: &[u8],
+        now: Instant,
+    ) -> bool {
+        let (probe, keys) = match self.keys.open(bytes) {
+            Some(probe) => (probe, Keys::Present),
+            None => match self.open_old(bytes, now) {
+                Some(probe) => (probe, Keys::Old),
+                None => return false,
+            },
+        };
+        self.on_probe(socket, canonical(from), &probe, keys, now);
+        self.send_due(now);
+        true
+    }
+
+    /// Traffic that ran on the used path since the last report.
+    pub fn handle_traffic(&mut self, sent: bool, received: bool, now: Instant) {
+        if let Some(used) = &mut self.used {
+            used.upkeep.on_traffic(sent, received, now);
+        }
+    }
+
+    /// There is a reason to doubt the used path: check it now.
+    pub fn handle_doubt(&mut self, now: Instant) {
+        if let Some(used) = &mut self.used {
+            used.upkeep.suspect(now);
+        }
+        self.keep_up(now);
+    }
+
+    /// The moment of [`Self::poll_timeout`] has come. Calling it early does no harm.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.send_due(now);
+        self.choose(now);
+        self.judge(now);
+        self.keep_up(now);
+        self.forget(now);
+    }
+
+    /// The next probe to send.
+    pub fn poll_transmit(&mut self) -> Option<Outgoing> {
+        self.transmits.pop_front()
+    }
+
+    /// What happened.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When to call [`Self::handle_timeout`], and why.
+    pub fn poll_timeout(&self) -> Option<(Instant, Timer)> {
+        let probe = self.pairs.iter().filter_map(Pair::due).min();
+        let choice = self.choices.as_ref().and_then(Choices::due);
+        let old = self
+            .pairs
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| !self.is_used(*index));
+        let forget = old.filter_map(|(_, pair)| pair.heard).min();
+        [
+            probe.map(|at| (at.max(self.pacer.ready_at()), Timer::Probe)),
+            choice.map(|at| (at, Timer::Choice)),
+            self.progress.verdict_at.map(|at| (at, Timer::Verdict)),
+            self.used.as_ref().map(|used| (used.upkeep.due(), Timer::Upkeep)),
+            forget.map(|at| (at + SOURCE_LIFETIME, Timer::Forget)),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Is a path in use?
+    pub fn has_path(&self) -> bool {
+        self.used.is_some()
+    }
+
+    /// Is the round still open?
+    pub fn is_punching(&self) -> bool {
+        self.progress.verdict_at.is_some()
+    }
+
+    fn open_old(&self, bytes: &[u8], now: Instant) -> Option<Probe> {
+        let (keys, until) = self.old_keys.as_ref()?;
+        if *until < now { None } else { keys.open(bytes) }
+    }
+
+    fn on_probe(&mut self, socket: SocketId, from: SocketAddr, probe: &Probe, keys: Keys, now: Instant) {
+        if !self.seen.insert(probe.nonce) {
+            return;
+        }
+        let Some(index) = self.pair_of(socket, from, now) else {
+            return;
+        };
+        let pair = &mut self.pairs[index];
+        let unknown = pair.heard.replace(now).is_none();
+        let was_proven = pair.is_proven();
+        let was_echoed = pair.echoed.is_some();
+        pair.to_echo = probe.nonce;
+        let fresh = probe.echo != 0 && pair.take_echo(probe.echo, now);
+        if probe.flags.has(Flags::PROVEN) {
+            pair.peer_echoed = Some(now);
+        }
+        self.progress.heard = true;
+        self.progress.echoed |= fresh;
+        let asked = probe.flags.has(Flags::ANSWER_ME);
+        if fresh && !was_echoed {
+            pair.schedule(SCHEDULE_FOLLOW_UP_MS, now);
+        } else if pair.echoed.is_none() && unknown {
+            pair.schedule(SCHEDULE_ATTESTED_MS, now);
+        } else if pair.echoed.is_none() && asked && pair.due().is_none() {
+            pair.schedule(SCHEDULE_TRIGGERED_MS, now);
+        }
+        let proven = pair.is_proven();
+        if unknown {
+            self.events.push_back(Event::Source { socket, remote: from });
+        }
+        match &mut self.used {
+            Some(used) if used.index == index && fresh => used.upkeep.on_echo(now),
+            _ => {}
+        }
+        if proven {
+            self.on_proven(index, !was_proven, fresh && probe.flags.has(Flags::IN_USE), now);
+        }
+        if asked && self.answers.take(now) {
+            self.send(index, false, keys, now);
+        }
+    }
+
+    /// A pair is proven. `claimed`: the peer says, and not in a recording, that it uses this pair.
+    fn on_proven(&mut self, index: usize, newly: bool, claimed: bool, now: Instant) {
+        if self.used.is_none() {
+            self.lock(index, now);
+            self.choices = Some(Choices { base: now, next: 0 });
+        } else if self.is_used(index) {
+            return;
+        } else if self.role == Role::Callee && claimed {
+            self.lock(index, now);
+        } else if newly && self.choices.as_ref().and_then(Choices::due).is_none() {
+            self.choices = Some(Choices { base: now, next: 0 });
+        }
+    }
+
+    fn lock(&mut self, index: usize, now: Instant) {
+        let early = self.config.keepalive
+            * u32::try_from(self.rng.below(KEEPALIVE_JITTER_PERCENT)).unwrap_or(0)
+            / 100;
+        self.used = Some(Used {
+            index,
+            upkeep: Upkeep::new(self.config.keepalive - early, now),
+        });
+        self.progress.verdict_at = None;
+        let pair = &mut self.pairs[index];
+        let best = rank(pair.how);
+        if self.role == Role::Caller || pair.due().is_none() {
+            pair.schedule(SCHEDULE_FOLLOW_UP_MS, now);
+        }
+        self.events.push_back(Event::Locked {
+            how: pair.how,
+            socket: pair.socket,
+            remote: pair.remote,
+            rtt: pair.rtt().unwrap_or_default(),
+        });
+        for (other, pair) in self.pairs.iter_mut().enumerate() {
+            let hopeless = rank(pair.how) > best || (rank(pair.how) == best && pair.heard.is_none());
+            if other != index && hopeless {
+                pair.stop();
+            }
+        }
+    }
+
+    fn choose(&mut self, now: Instant) {
+        let Some(choices) = self
+            .choices
+            .as_mut()
+            .filter(|choices| choices.due().is_some_and(|at| at <= now))
+        else {
+            return;
+        };
+        choices.next += 1;
+        let Some(used) = &self.used else {
+            return;
+        };
+        if self.role == Role::Callee {
+            return;
+        }
+        let quality = |pair: &Pair| (pair.how, pair.rtt().unwrap_or(SOURCE_LIFETIME));
+        let mut best = (used.index, quality(&self.pairs[used.index]));
+        for (index, pair) in self.pairs.iter().enumerate() {
+            if pair.is_freshly_proven(now) && is_better(quality(pair), best.1) {
+                best = (index, quality(pair));
+            }
+        }
+        if best.0 != used.index {
+            self.lock(best.0, now);
+            self.send_due(now);
+        }
+    }
+
+    fn judge(&mut self, now: Instant) {
+        if self.progress.verdict_at.is_some_and(|at| at <= now) {
+            self.progress.verdict_at = None;
+            self.events.push_back(Event::Failed(self.progress.why()));
+        }
+    }
+
+    fn keep_up(&mut self, now: Instant) {
+        let Some(used) = &mut self.used else {
+            return;
+        };
+        let index = used.index;
+        match used.upkeep.on_time(now) {
+            Verdict::Fine => {}
+            Verdict::Probe => self.send(index, true, Keys::Present, now),
+            Verdict::ProbeAll => {
+                self.send(index, true, Keys::Present, now);
+                for other in 0..self.pairs.len() {
+                    if other != index && self.pairs[other].echoed.is_some() && self.pacer.take(now) {
+                        self.send(other, true, Keys::Present, now);
+                    }
+                }
+            }
+            Verdict::Lost => self.lose(index, now),
+        }
+    }
+
+    /// The used path is dead. Another one that was proven just now takes over; without one both sides try again by
+    /// themselves what has worked.
+    fn lose(&mut self, index: usize, now: Instant) {
+        self.used = None;
+        self.choices = None;
+        self.pairs[index].forget_proof();
+        let alternative = self
+            .pairs
+            .iter()
+            .enumerate()
+            .filter(|(_, pair)| pair.is_freshly_proven(now))
+            .min_by_key(|(_, pair)| (rank(pair.how), pair.rtt()))
+            .map(|(index, _)| index);
+        if let Some(other) = alternative {
+            self.lock(other, now);
+            self.choices = Some(Choices { base: now, next: 0 });
+            self.send_due(now);
+            return;
+        }
+        for pair in self.pairs.iter_mut().filter(|pair| pair.heard.is_some()) {
+            pair.forget_proof();
+            pair.schedule(SCHEDULE_RECOVERY_MS, now);
+        }
+        self.events.push_back(Event::Lost);
+    }
+
+    fn forget(&mut self, now: Instant) {
+        let stale = |pair: &Pair| pair.heard.is_some_and(|at| at + SOURCE_LIFETIME <= now);
+        if self.pairs.iter().any(stale) {
+            self.remove_pairs(stale);
+        }
+        if self.old_keys.as_ref().is_some_and(|(_, until)| *until < now) {
+            self.old_keys = None;
+        }
+    }
+
+    fn send_due(&mut self, now: Instant) {
+        loop {
+            let due =
+                |(index, pair): (usize, &Pair)| pair.due().filter(|at| *at <= now).map(|at| (at, index));
+            let Some((_, index)) = self.pairs.iter().enumerate().filter_map(due).min() else {
+                return;
+            };
+            if !self.pacer.take(now) {
+                return;
+            }
+            let jitter = Duration::from_micros(self.rng.below(JITTER_US));
+            self.pairs[index].advance(jitter, now);
+            self.send(index, true, Keys::Present, now);
+        }
+    }
+
+    fn send(&mut self, index: usize, ask: bool, keys: Keys, now: Instant) {
+        let in_use = self.is_used(index);
+        let pair = &mut self.pairs[index];
+        let mut flags = Flags::default();
+        for (holds, flag) in [
+            (ask, Flags::ANSWER_ME),
+            (pair.echoed.is_some(), Flags::PROVEN),
+            (in_use, Flags::IN_USE),
+        ] {
+            flags = if holds { flags.with(flag) } else { flags };
+        }
+        let nonce = self.rng.nonzero_u64();
+        let probe = Probe {
+            flags,
+            round: self.progress.number,
+            nonce,
+            echo: pair.to_echo,
+            observed: pair.heard.map(|_| pair.remote),
+        };
+        let sealed = match (keys, &self.old_keys) {
+            (Keys::Old, Some((old, _))) => old.seal(&probe),
+            _ => self.keys.seal(&probe),
+        };
+        pair.sent(nonce, ask, now);
+        self.transmits.push_back(Outgoing {
+            transmit: Transmit {
+                socket: pair.socket,
+                to: pair.remote,
+                bytes: sealed.to_vec(),
+                ttl: None,
+            },
+            consent: pair.consent(),
+        });
+        if let Some(used) = self.used.as_mut().filter(|_| in_use) {
+            used.upkeep.on_probe(now);
+        }
+    }
+
+    /// The pair that a probe came on; a new one if its source was not known. An address that may not be probed gets
+    /// none, and no more than [`PAIRS_MAX`] are kept: then one goes on which nothing was heard.
+    fn pair_of(&mut self, socket: SocketId, from: SocketAddr, now: Instant) -> Option<usize> {
+        if let Some(index) = self.pairs.iter().position(|pair| pair.is(socket, from)) {
+            return Some(index);
+        }
+        let local = *self.sockets.iter().find(|local| local.id == socket)?;
+        if !usable(from, self.config.allow_loopback) || local.v6 != from.is_ipv6() {
+            return None;
+        }
+        if self.pairs.len() >= PAIRS_MAX {
+            let silent = self.pairs.iter().rposition(|pair| pair.heard.is_none())?;
+            let goes = (self.pairs[silent].socket, self.pairs[silent].remote);
+            self.remove_pairs(|pair| pair.is(goes.0, goes.1));
+        }
+        self.pairs.push(learnt(local, from, &self.local, now));
+        Some(self.pairs.len() - 1)
+    }
+
+    /// Remove what `goes` names, but never the used pair.
+    fn remove_pairs(&mut self, goes: impl Fn(&Pair) -> bool) {
+        let used = self.used.as_ref().map(|used| used.index);
+        let mut kept = 0;
+        let mut moved = used;
+        let mut index = 0;
+        let events = &mut self.events;
+        self.pairs.retain(|pair| {
+            let stays = used == Some(index) || !goes(pair);
+            if used == Some(index) {
+                moved = Some(kept);
+            }
+            index += 1;
+            kept += usize::from(stays);
+            if !stays && pair.heard.is_some() {
+                events.push_back(Event::SourceGone {
+                    socket: pair.socket,
+                    remote: pair.remote,
+                });
+            }
+            stays
+        });
+        if let (Some(used), Some(moved)) = (&mut self.used, moved) {
+            used.index = moved;
+        }
+    }
+
+    fn is_used(&self, index: usize) -> bool {
+        self.used.as_ref().is_some_and(|used| used.index == index)
+    }
+}
+
+impl Choices {
+    fn due(&self) -> Option<Instant> {
+        CHOICES_MS
+            .get(self.next)
+            .map(|ms| self.base + Duration::from_millis(*ms))
+    }
+}

@@ -1,0 +1,226 @@
+//! One own socket and one remote address: what was sent and heard there, and what that proves.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::Consent;
+use super::config::{NONCE_LIFETIME, NONCES_PER_PAIR, PROOF_FRESH};
+use crate::path::{How, SocketId};
+
+#[derive(Debug)]
+pub(super) struct Pair {
+    pub(super) socket: SocketId,
+    pub(super) remote: SocketAddr,
+    pub(super) how: How,
+    /// The server vouches for the remote IP address.
+    pub(super) attested: bool,
+    /// The last nonce that came from there; 0 if none did.
+    pub(super) to_echo: u64,
+    /// When the last authentic probe came from there.
+    pub(super) heard: Option<Instant>,
+    /// When the last own nonce came back: this side's half of the proof.
+    pub(super) echoed: Option<Instant>,
+    /// When the peer last said that its nonce came back: the other half.
+    pub(super) peer_echoed: Option<Instant>,
+    rtt: Option<Rtt>,
+    nonces: [Option<Sent>; NONCES_PER_PAIR],
+    next_nonce: usize,
+    schedule: Schedule,
+}
+
+/// An own nonce on its way.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    nonce: u64,
+    at: Instant,
+    /// It asked for an answer, so its echo comes without delay.
+    asked: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Rtt {
+    shortest: Duration,
+    /// Measured by a question; otherwise it holds the peer's pause before its next probe as well.
+    exact: bool,
+}
+
+/// When the pair is to be probed: moments relative to a base.
+#[derive(Debug)]
+struct Schedule {
+    steps: &'static [u64],
+    base: Instant,
+    next: usize,
+    due: Option<Instant>,
+}
+
+impl Pair {
+    pub(super) fn new(socket: SocketId, remote: SocketAddr, how: How, attested: bool, now: Instant) -> Self {
+        Self {
+            socket,
+            remote,
+            how,
+            attested,
+            to_echo: 0,
+            heard: None,
+            echoed: None,
+            peer_echoed: None,
+            rtt: None,
+            nonces: [None; NONCES_PER_PAIR],
+            next_nonce: 0,
+            schedule: Schedule {
+                steps: &[],
+                base: now,
+                next: 0,
+                due: None,
+            },
+        }
+    }
+
+    pub(super) fn is(&self, socket: SocketId, remote: SocketAddr) -> bool {
+        self.socket == socket && self.remote == remote
+    }
+
+    /// Both directions work and both sides know.
+    pub(super) fn is_proven(&self) -> bool {
+        self.echoed.is_some() && self.peer_echoed.is_some()
+    }
+
+    /// Proven, and not long ago.
+    pub(super) fn is_freshly_proven(&self, now: Instant) -> bool {
+        let fresh =
+            |at: Option<Instant>| at.is_some_and(|at| now.saturating_duration_since(at) <= PROOF_FRESH);
+        self.peer_echoed.is_some() && fresh(self.echoed)
+    }
+
+    pub(super) fn forget_proof(&mut self) {
+        self.echoed = None;
+        self.peer_echoed = None;
+        self.nonces = [None; NONCES_PER_PAIR];
+    }
+
+    pub(super) fn consent(&self) -> Consent {
+        match (self.heard, self.attested) {
+            (Some(_), _) => Consent::Heard,
+            (None, true) => Consent::Attested,
+            (None, false) => Consent::Claimed,
+        }
+    }
+
+    pub(super) fn rtt(&self) -> Option<Duration> {
+        self.rtt.map(|rtt| rtt.shortest)
+    }
+
+    pub(super) fn sent(&mut self, nonce: u64, asked: bool, now: Instant) {
+        self.nonces[self.next_nonce] = Some(Sent {
+            nonce,
+            at: now,
+            asked,
+        });
+        self.next_nonce = (self.next_nonce + 1) % NONCES_PER_PAIR;
+    }
+
+    /// The peer echoed `nonce`. Is it one of ours that was not echoed before? Each proves something once.
+    pub(super) fn take_echo(&mut self, nonce: u64, now: Instant) -> bool {
+        let ours = |sent: &&mut Option<Sent>| sent.is_some_and(|sent| sent.nonce == nonce);
+        let Some(sent) = self.nonces.iter_mut().find(ours).and_then(Option::take) else {
+            return false;
+        };
+        let took = now.saturating_duration_since(sent.at);
+        if took > NONCE_LIFETIME {
+            return false;
+        }
+        self.rtt = match self.rtt {
+            Some(rtt) if rtt.exact && !sent.asked => Some(rtt),
+            Some(rtt) if rtt.exact == sent.asked => Some(Rtt {
+                shortest: rtt.shortest.min(took),
+                exact: rtt.exact,
+            }),
+            _ => Some(Rtt {
+                shortest: took,
+                exact: sent.asked,
+            }),
+        };
+        self.echoed = Some(now);
+        true
+    }
+
+    /// Probe at these moments (milliseconds after `base`) from now on.
+    pub(super) fn schedule(&mut self, steps: &'static [u64], base: Instant) {
+        let due = steps.first().map(|ms| base + Duration::from_millis(*ms));
+        self.schedule = Schedule {
+            steps,
+            base,
+            next: 0,
+            due,
+        };
+    }
+
+    pub(super) fn stop(&mut self) {
+        self.schedule.due = None;
+    }
+
+    /// When the next scheduled probe is due.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.schedule.due
+    }
+
+    /// The probe that was due is sent: on to the next one, that much later than planned. Steps that were missed
+    /// because nobody called in time are left out, not made up for.
+    pub(super) fn advance(&mut self, jitter: Duration, now: Instant) {
+        let schedule = &mut self.schedule;
+        loop {
+            schedule.next += 1;
+            let step = schedule.steps.get(schedule.next);
+            let due = step.map(|ms| schedule.base + Duration::from_millis(*ms) + jitter);
+            if due.is_none_or(|due| due > now) {
+                schedule.due = due;
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nonce_proves_once_and_not_for_ever() {
+        let now = Instant::now();
+        let mut pair = Pair::new(
+            SocketId::V4,
+            "5.5.5.5:5".parse().unwrap(),
+            How::Punched,
+            true,
+            now,
+        );
+        pair.sent(7, true, now);
+        pair.sent(8, true, now);
+        assert!(!pair.take_echo(0, now));
+        assert!(!pair.take_echo(9, now));
+        assert!(pair.take_echo(7, now + Duration::from_millis(30)));
+        assert!(!pair.take_echo(7, now + Duration::from_millis(31)));
+        assert!(!pair.take_echo(8, now + NONCE_LIFETIME + Duration::from_millis(1)));
+        assert_eq!(pair.rtt(), Some(Duration::from_millis(30)));
+    }
+
+    #[test]
+    fn a_measured_round_trip_replaces_one_with_a_pause_in_it() {
+        let now = Instant::now();
+        let mut pair = Pair::new(
+            SocketId::V4,
+            "5.5.5.5:5".parse().unwrap(),
+            How::Punched,
+            true,
+            now,
+        );
+        pair.sent(1, false, now);
+        assert!(pair.take_echo(1, now + Duration::from_millis(20)));
+        pair.sent(2, true, now);
+        assert!(pair.take_echo(2, now + Duration::from_millis(30)));
+        assert_eq!(pair.rtt(), Some(Duration::from_millis(30)));
+        pair.sent(3, false, now);
+        assert!(pair.take_echo(3, now + Duration::from_millis(10)));
+        assert_eq!(pair.rtt(), Some(Duration::from_millis(30)));
+    }
+}
