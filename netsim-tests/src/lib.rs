@@ -4,6 +4,8 @@
 //! [`fabric`] builds an internet of them between [namespaces](netns) of the Linux kernel.
 
 #[cfg(target_os = "linux")]
+pub mod demo;
+#[cfg(target_os = "linux")]
 pub mod fabric;
 pub mod link;
 pub mod nat;
