@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 
-use knothole_netsim::nat::kinds;
+use super::say;
+use knothole_netsim::nat::{NatKind, kinds};
+use knothole_netsim::sim::SERVER_IP;
 
 /// Lists the kinds of NAT by name.
 #[derive(Args, Debug)]
@@ -17,15 +19,24 @@ pub(crate) struct KindsArgs {
 
 /// Print them.
 pub(crate) fn run(args: &KindsArgs) -> ExitCode {
-    for kind in kinds() {
+    let line = |kind: &NatKind| {
+        let (name, doc, nats) = (kind.name, kind.doc, nats(kind));
         if args.json {
-            println!(
-                "{}",
-                json!({ "schema": 1, "event": "kind", "name": kind.name, "doc": kind.doc })
-            );
+            json!({ "schema": 1, "event": "kind", "name": name, "doc": doc, "nats": nats }).to_string()
         } else {
-            println!("{:<20} {}", kind.name, kind.doc);
+            format!("{name:<20} {}\n{:<20} {doc}", nats.join("  +  "), "")
         }
-    }
+    };
+    // A reader that has seen enough is no failure.
+    let _ = kinds().iter().try_for_each(|kind| say(line(kind)));
     ExitCode::SUCCESS
+}
+
+/// The NATs of a kind, innermost first, each in a line.
+fn nats(kind: &NatKind) -> Vec<String> {
+    let chain = kind.chain(&[SERVER_IP]);
+    if chain.is_empty() {
+        return vec!["no NAT".to_owned()];
+    }
+    chain.iter().map(ToString::to_string).collect()
 }

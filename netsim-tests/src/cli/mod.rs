@@ -3,7 +3,9 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::exit)] // here, and only here, is what talks to a person
 
 mod kinds;
+mod soak;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -19,6 +21,7 @@ struct Arguments {
 #[derive(Subcommand, Debug)]
 enum Command {
     Kinds(kinds::KindsArgs),
+    Soak(soak::SoakArgs),
 }
 
 /// Parse the process's arguments and do what they say. Threads must not exist yet: a namespace of users can only be
@@ -26,5 +29,19 @@ enum Command {
 pub(crate) fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Kinds(args) => kinds::run(&args),
+        Command::Soak(args) => soak::run(&args),
     }
+}
+
+/// Prints one line of data. Whoever reads it may have seen enough and be gone: that is the `Err`.
+fn say(line: impl std::fmt::Display) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{line}")
+}
+
+/// Reads the name of a kind of NAT.
+fn kind(name: &str) -> Result<&'static knothole_netsim::nat::NatKind, String> {
+    knothole_netsim::nat::kind(name).ok_or_else(|| {
+        let names: Vec<&str> = knothole_netsim::nat::kinds().iter().map(|kind| kind.name).collect();
+        format!("the kinds are {}", names.join(", "))
+    })
 }

@@ -1,0 +1,293 @@
+//! What must hold after every event, whatever the network does.
+//!
+//! The world tells [`Checks`] everything that the machines could only guess: which host really made a packet, and
+//! where it really came from. A broken rule is a [`Violation`]. The numbers P1.. are those of the project's list of properties
+//! in the comments of [`Rule`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use knothole_proto::addr::{Reach, canonical};
+use knothole_proto::connector::{Event, LinkId};
+use knothole_proto::id::PeerId;
+use knothole_proto::path::{Path, SocketId};
+use knothole_proto::wire::{Introduction, Kind};
+
+use super::topology::HostId;
+
+/// Probes that an address may get before it answers, if the server did not attest it.
+const UNATTESTED_PROBES_MAX: u32 = 2;
+
+/// Probes per destination address and round that an attested address may get before it answers.
+const ATTESTED_PROBES_MAX: u32 = 64;
+
+/// Application data may leave on a path so long after the last sign of the peer from there (RFC 7675 section 5.1).
+const CONSENT: Duration = Duration::from_secs(30);
+
+/// Time-outs in a row at one moment of a host's clock. A machine may have several things due at once, each of which
+/// takes a call; more means that it asks for a moment that has passed.
+const SPIN_MAX: u32 = 64;
+
+/// A rule of the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
+    /// Time never goes backwards.
+    Time,
+    /// Every queue and table is bounded.
+    Bounded,
+    /// A machine that says it waits until a moment does something then, and does not ask for the same moment again.
+    Progress,
+    /// An address that the server did not attest gets two probes until it answers, an attested one a schedule (P4).
+    ProbeBudget,
+    /// No datagram goes to an address of a class that nobody may name (P7).
+    Destination,
+    /// A direct path leads to an address from which the peer itself was heard (P1, P8).
+    Proof,
+    /// Application data leaves only on a path on which the peer was heard within 30 s (P5).
+    Consent,
+    /// The server sends only to addresses that it heard from (P3).
+    ServerSends,
+    /// After a link is down nothing more is said about it.
+    AfterClose,
+    /// What a machine says can be encoded, what it hears can be decoded.
+    Codec,
+    /// Where a direct path must come about, it does (P9), and both sides agree on it.
+    Liveness,
+}
+
+/// A broken rule.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Violation {
+    /// The rule.
+    pub rule: Rule,
+    /// When, since the start of the world.
+    pub at: Duration,
+    /// Which host, by number.
+    pub host: usize,
+    /// What happened.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.at.as_secs_f64();
+        write!(
+            f,
+            "{:?} broken at {at:.6} s by host {}: {}",
+            self.rule, self.host, self.what
+        )
+    }
+}
+
+/// What the checks remember.
+#[derive(Debug, Default)]
+pub(super) struct Checks {
+    nodes: BTreeMap<HostId, NodeChecks>,
+    server_heard: BTreeSet<SocketAddr>,
+    probes_sent: BTreeMap<HostId, u32>,
+}
+
+#[derive(Debug, Default)]
+struct NodeChecks {
+    /// When a genuine datagram of each other node last came from an address: by socket and address.
+    heard: BTreeMap<(SocketId, SocketAddr), (HostId, Duration)>,
+    /// From where the other host saw what was sent to an address.
+    seen_as: BTreeMap<(SocketId, SocketAddr), (HostId, SocketAddr)>,
+    /// Addresses that the server attested in the latest introduction of each peer.
+    attested: BTreeMap<PeerId, BTreeSet<IpAddr>>,
+    /// Probes to each address since the introduction that named it, while nothing genuine came from there.
+    unanswered: BTreeMap<SocketAddr, u32>,
+    closed: BTreeSet<LinkId>,
+    last_wake: Option<(Duration, u32)>,
+}
+
+impl Checks {
+    /// A node sends a datagram.
+    pub(super) fn node_sends(
+        &mut self,
+        host: HostId,
+        socket: SocketId,
+        to: SocketAddr,
+        bytes: &[u8],
+        servers: &[SocketAddr],
+        now: Duration,
+    ) -> Result<(), Violation> {
+        let broken = |rule, what| Err(violation(rule, now, host, what));
+        if to != canonical(to) || matches!(Reach::of(to), Reach::Never | Reach::Loopback) {
+            return broken(Rule::Destination, format!("datagram to {to}"));
+        }
+        if servers.contains(&to) {
+            return Ok(());
+        }
+        let node = self.nodes.entry(host).or_default();
+        let heard = node.heard.get(&(socket, to)).copied();
+        match Kind::of(bytes) {
+            Kind::Probe => {
+                *self.probes_sent.entry(host).or_default() += 1;
+                if heard.is_some() {
+                    return Ok(());
+                }
+                let attested = node.attested.values().any(|ips| ips.contains(&to.ip()));
+                let max = if attested {
+                    ATTESTED_PROBES_MAX
+                } else {
+                    UNATTESTED_PROBES_MAX
+                };
+                let count = node.unanswered.entry(to).or_default();
+                *count += 1;
+                if *count > max {
+                    return broken(Rule::ProbeBudget, format!("probe {count} of {max} to {to}"));
+                }
+                Ok(())
+            }
+            Kind::Quic => match heard {
+                Some((_, at)) if now <= at + CONSENT => Ok(()),
+                Some((_, at)) => broken(
+                    Rule::Consent,
+                    format!("data to {to}, last heard {:?} ago", now.saturating_sub(at)),
+                ),
+                None => broken(Rule::Consent, format!("data to {to}, never heard")),
+            },
+            kind => broken(Rule::Destination, format!("{kind:?} to {to}, which is no server")),
+        }
+    }
+
+    /// A genuine datagram of the node `origin`, which it had addressed to `addressed` from `origin_socket`, reached a
+    /// node from `from`.
+    pub(super) fn node_hears(
+        &mut self,
+        host: HostId,
+        socket: SocketId,
+        from: SocketAddr,
+        (origin, origin_socket, addressed): (HostId, SocketId, SocketAddr),
+        now: Duration,
+    ) {
+        let node = self.nodes.entry(host).or_default();
+        node.heard.insert((socket, from), (origin, now));
+        node.unanswered.remove(&from);
+        let sender = self.nodes.entry(origin).or_default();
+        sender.seen_as.insert((origin_socket, addressed), (host, from));
+    }
+
+    /// The server hears something.
+    pub(super) fn server_hears(&mut self, from: SocketAddr) {
+        self.server_heard.insert(from);
+    }
+
+    /// The server sends something.
+    pub(super) fn server_sends(&self, host: HostId, to: SocketAddr, now: Duration) -> Result<(), Violation> {
+        if self.server_heard.contains(&to) {
+            return Ok(());
+        }
+        Err(violation(
+            Rule::ServerSends,
+            now,
+            host,
+            format!("datagram to {to}"),
+        ))
+    }
+
+    /// The server introduced a node.
+    pub(super) fn introduced(&mut self, host: HostId, introduction: &Introduction) {
+        let node = self.nodes.entry(host).or_default();
+        let attested = introduction.candidates.iter().filter(|offer| offer.attested);
+        let ips = attested
+            .map(|offer| canonical(offer.candidate.addr).ip())
+            .collect();
+        node.attested.insert(introduction.peer, ips);
+        // Another round is another introduction, with a budget of its own.
+        node.unanswered.clear();
+    }
+
+    /// A connector says something.
+    pub(super) fn event(&mut self, host: HostId, event: &Event, now: Duration) -> Result<(), Violation> {
+        let node = self.nodes.entry(host).or_default();
+        if let Some(link) = link_of(event)
+            && node.closed.contains(&link)
+        {
+            return Err(violation(Rule::AfterClose, now, host, format!("{event:?}")));
+        }
+        match event {
+            Event::LinkDown { link, .. } => {
+                node.closed.insert(*link);
+            }
+            Event::Path {
+                path: Path::Direct { socket, remote, .. },
+                ..
+            } if !node.heard.contains_key(&(*socket, *remote)) => {
+                return Err(violation(
+                    Rule::Proof,
+                    now,
+                    host,
+                    format!("path to {remote}, never heard"),
+                ));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A host is woken.
+    pub(super) fn wake(&mut self, host: HostId, now: Duration) -> Result<(), Violation> {
+        let node = self.nodes.entry(host).or_default();
+        let count = match node.last_wake {
+            Some((at, count)) if at == now => count + 1,
+            _ => 0,
+        };
+        node.last_wake = Some((now, count));
+        if count > SPIN_MAX {
+            return Err(violation(
+                Rule::Progress,
+                now,
+                host,
+                format!("woken {count} times"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Two direct paths, each as (host, socket, remote): does what one side sends arrive from where the other side
+    /// sends to?
+    pub(super) fn agree(
+        &self,
+        one: (HostId, SocketId, SocketAddr),
+        two: (HostId, SocketId, SocketAddr),
+    ) -> bool {
+        let leads = |from: (HostId, SocketId, SocketAddr), to: (HostId, SocketId, SocketAddr)| {
+            let seen = self
+                .nodes
+                .get(&from.0)
+                .and_then(|node| node.seen_as.get(&(from.1, from.2)));
+            seen.is_some_and(|(host, addr)| *host == to.0 && *addr == to.2)
+        };
+        leads(one, two) && leads(two, one)
+    }
+
+    /// Probes that a node has sent so far.
+    pub(super) fn probes_sent(&self, host: HostId) -> u32 {
+        self.probes_sent.get(&host).copied().unwrap_or(0)
+    }
+}
+
+/// A violation at a host.
+pub(super) fn violation(rule: Rule, at: Duration, host: HostId, what: String) -> Violation {
+    Violation {
+        rule,
+        at,
+        host: host.0,
+        what,
+    }
+}
+
+fn link_of(event: &Event) -> Option<LinkId> {
+    match event {
+        Event::LinkUp(link) => Some(link.link),
+        Event::Channel { link, .. }
+        | Event::Source { link, .. }
+        | Event::Path { link, .. }
+        | Event::LinkDown { link, .. } => Some(*link),
+        _ => None,
+    }
+}

@@ -1,0 +1,41 @@
+//! The world in memory: the project's own machines on simulated networks, in virtual time.
+//!
+//! What runs here is what runs in the programs: the registry, relay table and STUN server of the server, the connector
+//! of the nodes. What is modelled is what is not ours: NATs ([`crate::nat`]), links ([`crate::link`]), QUIC as far as
+//! anybody notices (reliable messages to the server, small datagrams between nodes), clocks that are not quite
+//! right. No thread, no socket, no clock, no entropy: a run depends on its seed alone, and repeats.
+//!
+//! [`Attempt`] is the common scenario; [`soak`] runs many; [`World`] is for everything else. After every event the rules
+//! of [`Rule`] are checked; a broken one ends the run with the seed and the command that repeats it.
+
+mod app;
+mod attempt;
+mod build;
+mod check;
+mod client;
+mod clock;
+mod control;
+mod journal;
+mod look;
+mod meddle;
+mod node;
+mod queue;
+mod server;
+mod soak;
+mod stranger;
+mod topology;
+mod weather;
+mod world;
+
+pub use app::TrafficStats;
+pub use attempt::{Attempt, Failure, Outcome};
+pub use build::{NodeSpec, SERVER_IP, SiteId};
+pub use check::{Rule, Violation};
+pub use clock::epoch;
+pub use journal::Line;
+pub use server::ServerSpec;
+pub use soak::{Choice, Tally, soak};
+pub use stranger::Mischief;
+pub use topology::HostId;
+pub use weather::{WEATHERS, Weather};
+pub use world::World;

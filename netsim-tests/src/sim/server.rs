@@ -1,0 +1,479 @@
+//! The server of the world: the project's own [`Registry`], [`RelayTable`] and [`StunServer`], and around them what the
+//! server's driver does.
+//!
+//! The driver of this world holds the control connections and a disk that takes a moment to write. It decides nothing
+//! that the machines decide. What the disk holds survives [`Server::restart`]; everything else does not.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use knothole_proto::id::{PeerId, Token};
+use knothole_proto::rendezvous::{
+    ClaimId, Command, ConnId, Record, Registry, RegistryConfig, RelayConfig, RelayTable, Route, StoreFailed,
+};
+use knothole_proto::seed::Seed;
+use knothole_proto::stun::{ServerSocket, StunConfig, StunPolicy, StunServer};
+use knothole_proto::wire::{self, ToServer, codec, relay};
+
+use super::build::{SERVER_IP, SERVER_IP6};
+use super::clock::HostClock;
+use super::control::{Frame, Kind, Stream};
+
+/// After this long a connection that is to be closed is closed whether or not everything arrived.
+const CLOSE_AFTER: Duration = Duration::from_secs(3);
+
+/// Commands that the registry may have after one input; more means that it never ends.
+const COMMANDS_MAX: usize = 65_536;
+
+/// What varies from one world's server to the next.
+#[derive(Clone, Debug)]
+pub struct ServerSpec {
+    /// Does it admit keys without a token?
+    pub open: bool,
+    /// Tokens that it admits.
+    pub tokens: Vec<Token>,
+    /// Does it grant relay channels?
+    pub relay: bool,
+    /// Bits per second that the relay forwards in all.
+    pub relay_rate: u64,
+    /// How long its disk takes to write a record.
+    pub write: Duration,
+}
+
+impl Default for ServerSpec {
+    fn default() -> Self {
+        Self {
+            open: true,
+            tokens: Vec::new(),
+            relay: true,
+            relay_rate: 1_000_000_000,
+            write: Duration::from_millis(2),
+        }
+    }
+}
+
+/// A datagram to send.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) from: SocketAddr,
+    pub(super) to: SocketAddr,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// The server.
+#[derive(Debug)]
+pub(super) struct Server {
+    spec: ServerSpec,
+    clock: HostClock,
+    seed: Seed,
+    main: SocketAddr,
+    alternate: SocketAddr,
+    registry: Registry,
+    relay: RelayTable,
+    stun: [StunServer; 2],
+    conns: BTreeMap<ConnId, Conn>,
+    by_number: BTreeMap<u64, ConnId>,
+    next_conn: u64,
+    starts: u64,
+    running: bool,
+    disk: Vec<Record>,
+    writes: VecDeque<(Duration, ClaimId, Record)>,
+    disk_fails: bool,
+    outgoing: Vec<Reply>,
+    flooded: bool,
+}
+
+#[derive(Debug)]
+struct Conn {
+    number: u64,
+    from: SocketAddr,
+    stream: Stream,
+    closing: Option<Duration>,
+}
+
+impl Server {
+    /// A server with an empty disk, listening on `main` and, for STUN, on `alternate`.
+    pub(super) fn new(
+        spec: ServerSpec,
+        main: SocketAddr,
+        alternate: SocketAddr,
+        clock: HostClock,
+        seed: Seed,
+        now: Duration,
+    ) -> Self {
+        let (registry, relay, stun) = machines(&spec, [main, alternate], &[], &seed, clock.read(now));
+        Self {
+            spec,
+            clock,
+            seed,
+            main,
+            alternate,
+            registry,
+            relay,
+            stun,
+            conns: BTreeMap::new(),
+            by_number: BTreeMap::new(),
+            next_conn: 0,
+            starts: 1,
+            running: true,
+            disk: Vec::new(),
+            writes: VecDeque::new(),
+            disk_fails: false,
+            outgoing: Vec::new(),
+            flooded: false,
+        }
+    }
+
+    /// A datagram arrived at `at`. `authentic` is what encryption would tell of QUIC's: did a node make it?
+    pub(super) fn receive(
+        &mut self,
+        at: SocketAddr,
+        from: SocketAddr,
+        bytes: &[u8],
+        authentic: bool,
+        now: Duration,
+    ) {
+        if !self.running {
+            return;
+        }
+        match wire::Kind::of(bytes) {
+            wire::Kind::Stun => self.answer_stun(at, from, bytes, now),
+            wire::Kind::Relay if at == self.main => self.forward(from, bytes, now),
+            wire::Kind::Quic if authentic && at == self.main => self.receive_control(from, bytes, now),
+            _ => {}
+        }
+        self.settle(now);
+    }
+
+    /// The moment of [`Server::wake_at`] has come.
+    pub(super) fn wake(&mut self, now: Duration) {
+        if !self.running {
+            return;
+        }
+        let reading = self.clock.read(now);
+        if self.registry.poll_timeout().is_some_and(|(at, _)| at <= reading) {
+            self.registry.handle_timeout(reading);
+        }
+        while let Some((due, ..)) = self.writes.front()
+            && *due <= now
+            && let Some((_, claim, record)) = self.writes.pop_front()
+        {
+            let result = if self.disk_fails {
+                Err(StoreFailed)
+            } else {
+                self.disk.push(record);
+                Ok(())
+            };
+            self.registry.handle_stored(claim, result, reading);
+        }
+        let dead = |conn: &Conn| {
+            conn.stream.is_dead(now)
+                || conn
+                    .closing
+                    .is_some_and(|at| at <= now || conn.stream.is_flushed())
+        };
+        let gone: Vec<ConnId> = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| dead(conn))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in gone {
+            self.drop_conn(id, now);
+        }
+        self.settle(now);
+    }
+
+    /// When the server wants to be woken.
+    pub(super) fn wake_at(&self) -> Option<Duration> {
+        if !self.running {
+            return None;
+        }
+        let registry = self.registry.poll_timeout().map(|(at, _)| self.clock.when(at));
+        let write = self.writes.front().map(|(due, ..)| *due);
+        let conns = self.conns.values().map(|conn| {
+            let closing = conn.closing.map(|at| {
+                if conn.stream.is_flushed() {
+                    Duration::ZERO
+                } else {
+                    at
+                }
+            });
+            closing
+                .into_iter()
+                .fold(conn.stream.poll_timeout(), Duration::min)
+        });
+        conns.chain(registry).chain(write).min()
+    }
+
+    /// The server dies: connections, sessions and channels are gone, unfinished writes too.
+    pub(super) fn kill(&mut self) {
+        self.running = false;
+        self.conns.clear();
+        self.by_number.clear();
+        self.writes.clear();
+        self.outgoing.clear();
+    }
+
+    /// The server comes up with what its disk holds.
+    pub(super) fn restart(&mut self, now: Duration) {
+        self.kill();
+        self.starts += 1;
+        let seed = self.seed.child("start", self.starts);
+        let addresses = [self.main, self.alternate];
+        let reading = self.clock.read(now);
+        (self.registry, self.relay, self.stun) = machines(&self.spec, addresses, &self.disk, &seed, reading);
+        self.running = true;
+    }
+
+    /// The server says goodbye to everybody, and closes every connection.
+    pub(super) fn shut_down(&mut self, now: Duration) {
+        self.registry.handle_shutdown(self.clock.read(now));
+        self.settle(now);
+    }
+
+    /// From now on the disk writes, or fails to.
+    pub(super) fn set_disk_fails(&mut self, fails: bool) {
+        self.disk_fails = fails;
+    }
+
+    /// What the server wants sent since this was asked before.
+    pub(super) fn take_outgoing(&mut self) -> Vec<Reply> {
+        std::mem::take(&mut self.outgoing)
+    }
+
+    /// The registry, for its counters.
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The relay, for its counters.
+    pub(super) fn relay(&self) -> &RelayTable {
+        &self.relay
+    }
+
+    /// Did the registry never stop to want things?
+    pub(super) fn is_flooded(&self) -> bool {
+        self.flooded
+    }
+
+    /// Entries in all tables and queues of the server's driver.
+    pub(super) fn queued(&self) -> usize {
+        self.conns
+            .values()
+            .map(|conn| conn.stream.queued() + 1)
+            .sum::<usize>()
+            + self.writes.len()
+    }
+
+    fn answer_stun(&mut self, at: SocketAddr, from: SocketAddr, bytes: &[u8], now: Duration) {
+        let on = if at.port() == self.main.port() {
+            ServerSocket::Main
+        } else {
+            ServerSocket::AlternatePort
+        };
+        let stun = &mut self.stun[usize::from(at.is_ipv6())];
+        let Some(reply) = stun.handle(on, from, bytes, self.clock.read(now)) else {
+            return;
+        };
+        let port = match reply.via {
+            ServerSocket::Main => self.main.port(),
+            ServerSocket::AlternatePort => self.alternate.port(),
+            _ => return,
+        };
+        self.outgoing.push(Reply {
+            from: SocketAddr::new(at.ip(), port),
+            to: reply.to,
+            bytes: reply.bytes,
+        });
+    }
+
+    fn forward(&mut self, from: SocketAddr, frame: &[u8], now: Duration) {
+        let Some((channel, _)) = relay::split(frame) else {
+            return;
+        };
+        let route = match self.relay.route(channel, from) {
+            Route::WrongSource(ends) => {
+                // QUIC may have noticed by now that an end moved.
+                for conn in ends {
+                    if let Some(known) = self.conns.get(&conn) {
+                        self.relay.move_end(conn, known.from);
+                    }
+                }
+                self.relay.route(channel, from)
+            }
+            route => route,
+        };
+        if let Route::To(to) = route
+            && self.relay.admit(frame.len(), self.clock.read(now))
+        {
+            self.outgoing.push(Reply {
+                from: self.main,
+                to,
+                bytes: frame.to_vec(),
+            });
+        }
+    }
+
+    fn receive_control(&mut self, from: SocketAddr, bytes: &[u8], now: Duration) {
+        let Some(frame) = Frame::read(bytes) else {
+            return;
+        };
+        let reply = |bytes| Reply {
+            from: self.main,
+            to: from,
+            bytes,
+        };
+        let Some(id) = self.by_number.get(&frame.conn).copied() else {
+            match frame.kind {
+                Kind::Open => self.open(&frame, from, now),
+                Kind::Reset | Kind::Close => {}
+                _ => self.outgoing.push(reply(Frame::bare(Kind::Reset, frame.conn))),
+            }
+            return;
+        };
+        match frame.kind {
+            Kind::Open => self.outgoing.push(reply(Frame::bare(Kind::Accept, frame.conn))),
+            Kind::Reset | Kind::Close => self.drop_conn(id, now),
+            _ => self.receive_messages(id, &frame, from, now),
+        }
+    }
+
+    fn open(&mut self, frame: &Frame<'_>, from: SocketAddr, now: Duration) {
+        let Ok(key) = <[u8; 32]>::try_from(frame.body) else {
+            return;
+        };
+        let (id, peer) = (ConnId(self.next_conn), PeerId::from_bytes(key));
+        self.next_conn += 1;
+        let conn = Conn {
+            number: frame.conn,
+            from,
+            stream: Stream::new(frame.conn, None, now),
+            closing: None,
+        };
+        self.conns.insert(id, conn);
+        self.by_number.insert(frame.conn, id);
+        self.outgoing.push(Reply {
+            from: self.main,
+            to: from,
+            bytes: Frame::bare(Kind::Accept, frame.conn),
+        });
+        self.registry
+            .handle_connected(id, peer, from, self.clock.read(now));
+    }
+
+    fn receive_messages(&mut self, id: ConnId, frame: &Frame<'_>, from: SocketAddr, now: Duration) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        let mut messages = Vec::new();
+        let newest = conn.stream.handle(frame, &mut messages, now);
+        let reading = self.clock.read(now);
+        if newest && conn.from != from {
+            conn.from = from;
+            self.relay.move_end(id, from);
+            self.registry.handle_address(id, from, reading);
+        }
+        for bytes in messages {
+            match codec::decode::<ToServer>(&bytes) {
+                Ok(message) => self.registry.handle_message(id, message, reading),
+                Err(_) => self.registry.handle_garbage(id, reading),
+            }
+            self.obey(now);
+        }
+    }
+
+    /// Carries out what the registry wants, and sends what the connections want.
+    fn settle(&mut self, now: Duration) {
+        self.obey(now);
+        for conn in self.conns.values_mut() {
+            while let Some(bytes) = conn.stream.poll_transmit(now) {
+                self.outgoing.push(Reply {
+                    from: self.main,
+                    to: conn.from,
+                    bytes,
+                });
+            }
+        }
+    }
+
+    fn obey(&mut self, now: Duration) {
+        for _ in 0..COMMANDS_MAX {
+            let Some(command) = self.registry.poll_command() else {
+                return;
+            };
+            self.carry_out(command, now);
+        }
+        self.flooded = true;
+    }
+
+    fn carry_out(&mut self, command: Command, now: Duration) {
+        match command {
+            Command::Send { conn, message } => {
+                let Some(conn) = self.conns.get_mut(&conn) else {
+                    return;
+                };
+                match codec::encode(&message) {
+                    Ok(bytes) => conn.stream.send(bytes),
+                    Err(_) => self.flooded = true,
+                }
+            }
+            Command::Close { conn } => {
+                if let Some(conn) = self.conns.get_mut(&conn) {
+                    conn.closing.get_or_insert(now + CLOSE_AFTER);
+                }
+            }
+            Command::Store { claim, record } => self.writes.push_back((now + self.spec.write, claim, record)),
+            Command::OpenChannel { channel, ends } => {
+                let ends = ends.map(|id| self.conns.get(&id).map(|conn| (id, conn.from)));
+                if let [Some(one), Some(two)] = ends {
+                    self.relay.open(channel, [one, two], self.clock.read(now));
+                }
+            }
+            Command::CloseChannel { channel } => self.relay.close(channel),
+        }
+    }
+
+    fn drop_conn(&mut self, id: ConnId, now: Duration) {
+        if let Some(conn) = self.conns.remove(&id) {
+            self.by_number.remove(&conn.number);
+            self.outgoing.push(Reply {
+                from: self.main,
+                to: conn.from,
+                bytes: Frame::bare(Kind::Close, conn.number),
+            });
+            self.registry.handle_disconnected(id, self.clock.read(now));
+        }
+    }
+}
+
+fn machines(
+    spec: &ServerSpec,
+    [main, alternate]: [SocketAddr; 2],
+    disk: &[Record],
+    seed: &Seed,
+    now: Instant,
+) -> (Registry, RelayTable, [StunServer; 2]) {
+    let config = RegistryConfig {
+        open: spec.open,
+        tokens: spec.tokens.clone(),
+        relay: spec.relay,
+        alternate_port: alternate.port(),
+        ..RegistryConfig::default()
+    };
+    let registry = Registry::new(config, disk.to_vec(), &seed.child("registry", 0), now);
+    let relay = RelayTable::new(RelayConfig::new(spec.relay_rate), now);
+    // One for each address family; both have two ports at one address.
+    let stun = [SERVER_IP, SERVER_IP6].map(|ip| {
+        let config = StunConfig {
+            policy: StunPolicy::Nodes,
+            sockets: vec![
+                (ServerSocket::Main, SocketAddr::new(ip, main.port())),
+                (ServerSocket::AlternatePort, SocketAddr::new(ip, alternate.port())),
+            ],
+        };
+        StunServer::new(config, &seed.child("stun", u64::from(ip.is_ipv6())), now)
+    });
+    (registry, relay, stun)
+}

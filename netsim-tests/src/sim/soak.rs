@@ -1,0 +1,169 @@
+//! Many attempts, one after the other, and what they come to.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use knothole_proto::seed::Seed;
+
+use super::attempt::{Attempt, Failure, Outcome};
+use super::stranger::Mischief;
+use super::weather::{WEATHERS, Weather};
+use crate::nat::{NatKind, kinds};
+
+/// Times to a direct path are counted by the millisecond up to this many; slower ones count as the last.
+const TIMES: usize = 10_000;
+
+/// What is fixed in a soak; the rest is drawn from each seed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Choice {
+    /// The NAT in front of the caller.
+    pub a: Option<&'static NatKind>,
+    /// The NAT in front of the callee.
+    pub b: Option<&'static NatKind>,
+    /// What the links are like.
+    pub weather: Option<Weather>,
+    /// Whether a stranger meddles, and how. If not given, one attempt in eight has one.
+    pub stranger: Option<Option<Mischief>>,
+}
+
+impl Choice {
+    /// The attempt that a seed stands for.
+    #[must_use]
+    pub fn attempt(&self, seed: u64) -> Attempt {
+        let mut rng = Seed::from_number(seed).child("choice", 0).rng();
+        let mut pick = |below: usize| usize::try_from(rng.below(below as u64)).unwrap_or(0);
+        let all = kinds();
+        let (a, b, weather, stranger) = (pick(all.len()), pick(all.len()), pick(WEATHERS.len()), pick(16));
+        let drawn = match stranger {
+            0 => Some(Mischief::Replay),
+            1 => Some(Mischief::Race),
+            _ => None,
+        };
+        let mut attempt = Attempt::new(
+            self.a.unwrap_or(&all[a]),
+            self.b.unwrap_or(&all[b]),
+            self.weather.unwrap_or(WEATHERS[weather]),
+            seed,
+        );
+        attempt.stranger = self.stranger.unwrap_or(drawn);
+        attempt
+    }
+}
+
+/// What many attempts came to.
+#[derive(Clone, Debug)]
+pub struct Tally {
+    /// Attempts.
+    pub runs: u64,
+    /// Those that ended on a direct path.
+    pub direct: u64,
+    /// Events handled.
+    pub events: u64,
+    /// Virtual time that passed.
+    pub virtual_time: Duration,
+    /// Most probes of one side.
+    pub probes_max: u32,
+    /// Most entries in any NAT.
+    pub nat_entries_max: usize,
+    /// Attempts by milliseconds to a direct path.
+    times: Vec<u32>,
+}
+
+impl Tally {
+    /// No attempts yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            runs: 0,
+            direct: 0,
+            events: 0,
+            virtual_time: Duration::ZERO,
+            probes_max: 0,
+            nat_entries_max: 0,
+            times: vec![0; TIMES],
+        }
+    }
+
+    /// Adds an attempt.
+    pub fn add(&mut self, outcome: &Outcome) {
+        self.runs += 1;
+        self.direct += u64::from(outcome.direct);
+        self.events += outcome.events;
+        self.virtual_time += outcome.took;
+        self.probes_max = self.probes_max.max(outcome.probes[0]).max(outcome.probes[1]);
+        self.nat_entries_max = self.nat_entries_max.max(outcome.nat_entries);
+        if let Some(time) = outcome.to_direct {
+            let ms = usize::try_from(time.as_millis()).unwrap_or(TIMES);
+            self.times[ms.min(TIMES - 1)] += 1;
+        }
+    }
+
+    /// Adds the attempts of another tally.
+    pub fn merge(&mut self, other: &Self) {
+        self.runs += other.runs;
+        self.direct += other.direct;
+        self.events += other.events;
+        self.virtual_time += other.virtual_time;
+        self.probes_max = self.probes_max.max(other.probes_max);
+        self.nat_entries_max = self.nat_entries_max.max(other.nat_entries_max);
+        for (sum, more) in self.times.iter_mut().zip(&other.times) {
+            *sum += more;
+        }
+    }
+
+    /// Time to a direct path that this share (0.0 to 1.0) of the direct attempts needed at most, to the millisecond.
+    #[must_use]
+    pub fn to_direct(&self, share: f64) -> Option<Duration> {
+        let mut left = (self.direct as f64 * share).ceil().max(1.0);
+        for (ms, count) in self.times.iter().enumerate() {
+            left -= f64::from(*count);
+            if left <= 0.0 && self.direct > 0 {
+                return Some(Duration::from_millis(ms as u64));
+            }
+        }
+        None
+    }
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Runs the attempts of these seeds until `each` breaks off.
+///
+/// # Errors
+/// The first attempt that broke a rule, with the command that repeats it.
+pub fn soak(
+    seeds: impl IntoIterator<Item = u64>,
+    choice: &Choice,
+    mut each: impl FnMut(&Attempt, &Outcome) -> ControlFlow<()>,
+) -> Result<Tally, Failure> {
+    let mut tally = Tally::new();
+    for seed in seeds {
+        let attempt = choice.attempt(seed);
+        let outcome = attempt.run()?;
+        tally.add(&outcome);
+        if each(&attempt, &outcome).is_break() {
+            break;
+        }
+    }
+    Ok(tally)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_stands_for_one_attempt_and_seeds_for_many() {
+        let choice = Choice::default();
+        let pairs: std::collections::BTreeSet<_> = (0..1000)
+            .map(|seed| choice.attempt(seed))
+            .map(|attempt| (attempt.a.name, attempt.b.name))
+            .collect();
+        assert_eq!(pairs.len(), kinds().len() * kinds().len());
+        assert_eq!(choice.attempt(3).command(), choice.attempt(3).command());
+    }
+}
