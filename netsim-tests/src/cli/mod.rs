@@ -41,7 +41,10 @@ fn say(line: impl std::fmt::Display) -> io::Result<()> {
 /// Reads the name of a kind of NAT.
 fn kind(name: &str) -> Result<&'static knothole_netsim::nat::NatKind, String> {
     knothole_netsim::nat::kind(name).ok_or_else(|| {
-        let names: Vec<&str> = knothole_netsim::nat::kinds().iter().map(|kind| kind.name).collect();
+        let names: Vec<&str> = knothole_netsim::nat::kinds()
+            .iter()
+            .map(|kind| kind.name)
+            .collect();
         format!("the kinds are {}", names.join(", "))
     })
 }

@@ -104,10 +104,7 @@ fn hurry(
             over |= say(line(attempt, outcome)).is_err();
         } else if shown.elapsed() > PROGRESS {
             shown = Instant::now();
-            tell(format_args!(
-                "{runs} attempts, {:.0} a second",
-                rate(runs, begun.elapsed())
-            ));
+            eprintln!("{runs} attempts, {:.0} a second", rate(runs, begun.elapsed()));
         }
         if over {
             ControlFlow::Break(())
