@@ -1,8 +1,16 @@
 //! The node's decisions behind one facade: registration, clock, introductions, punching, pairing.
 
+mod budget;
+mod clock;
 pub mod config;
+mod control;
 mod io;
+mod link;
+mod links;
 mod machine;
+mod nat;
+mod pairing;
+mod questions;
 
 pub use config::ConnectorConfig;
 pub use io::{

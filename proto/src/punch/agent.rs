@@ -183,6 +183,12 @@ impl PunchAgent {
         self.keep_up(now);
     }
 
+    /// No direct path is wanted any more: every source that was told of is taken back.
+    pub fn handle_end(&mut self) {
+        self.used = None;
+        self.remove_pairs(|_| true);
+    }
+
     /// The moment of [`Self::poll_timeout`] has come. Calling it early does no harm.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.send_due(now);
@@ -286,11 +292,9 @@ impl PunchAgent {
         if self.used.is_none() {
             self.lock(index, now);
             self.choices = Some(Choices { base: now, next: 0 });
-        } else if self.is_used(index) {
-            return;
-        } else if self.role == Role::Callee && claimed {
+        } else if !self.is_used(index) && self.role == Role::Callee && claimed {
             self.lock(index, now);
-        } else if newly && self.choices.as_ref().and_then(Choices::due).is_none() {
+        } else if newly && !self.is_used(index) && self.choices.as_ref().and_then(Choices::due).is_none() {
             self.choices = Some(Choices { base: now, next: 0 });
         }
     }
