@@ -108,6 +108,7 @@ pub struct LabBuilder {
     nats: Vec<(String, NatSpec, Option<String>)>,
     links: BTreeMap<String, AccessLink>,
     seed: u64,
+    no_offload: bool,
 }
 
 impl LabBuilder {
@@ -146,6 +147,13 @@ impl LabBuilder {
         self
     }
 
+    /// Behaves as on a kernel that cuts up super-packets before the lab sees them.
+    #[must_use]
+    pub fn without_offload(mut self) -> Self {
+        self.no_offload = true;
+        self
+    }
+
     /// Makes the namespaces and starts the wire.
     ///
     /// # Errors
@@ -169,7 +177,7 @@ impl LabBuilder {
         for (host, link) in self.links {
             plan.set_link(&host, link)?;
         }
-        plan.build()
+        plan.build(!self.no_offload)
     }
 }
 
@@ -333,12 +341,12 @@ impl Plan {
         self.seed
     }
 
-    fn build(self) -> Result<Lab, LabError> {
+    fn build(self, wanted: bool) -> Result<Lab, LabError> {
         let mut hosts = Vec::new();
         let mut tuns = Vec::new();
         for (name, addresses) in self.host_names.iter().zip(self.addresses) {
             let namespace = Namespace::create(name)?;
-            tuns.push(attach(&namespace, &addresses)?);
+            tuns.push(attach(&namespace, &addresses, wanted)?);
             hosts.push(HostParts {
                 name: name.clone(),
                 addresses,
@@ -346,7 +354,7 @@ impl Plan {
             });
         }
         let offload = tuns.iter().all(|tun| tun.offload);
-        if !offload {
+        if wanted && !offload {
             tracing::info!(
                 "this kernel cuts up super-packets before the lab sees them; throughput is limited"
             );
@@ -357,11 +365,11 @@ impl Plan {
 }
 
 /// Gives a namespace its device and its addresses.
-fn attach(namespace: &Namespace, addresses: &[IpAddr]) -> Result<Tun, LabError> {
+fn attach(namespace: &Namespace, addresses: &[IpAddr], offload: bool) -> Result<Tun, LabError> {
     let prefix = |ip: &IpAddr| if ip.is_ipv4() { V4_PREFIX } else { V6_PREFIX };
     let prefixed: Vec<_> = addresses.iter().map(|ip| (*ip, prefix(ip))).collect();
     namespace.run(|| {
-        let tun = open_tun(INTERFACE).map_err(LabError::Tun)?;
+        let tun = open_tun(INTERFACE, offload).map_err(LabError::Tun)?;
         let spec = InterfaceSpec {
             name: INTERFACE,
             addresses: &prefixed,

@@ -17,9 +17,10 @@ use super::network::{Delivery, Network};
 use super::packet::{Packet, VNET_LEN};
 use super::stats::FabricDrop;
 
-/// Packets read from one device before the others get their turn. More saves system calls under load, fewer keep the
-/// delays of other hosts' packets true.
+/// Packets and bytes read from one device before the others get their turn. More saves system calls under load, fewer
+/// let the answers of the other side through sooner: 256 KiB take the wire about 0.1 ms.
 const BATCH: usize = 64;
+const BATCH_BYTES: usize = 256 << 10;
 
 /// The running wire; stops when dropped.
 #[derive(Debug)]
@@ -105,13 +106,18 @@ impl Shared {
 /// Takes in what one host has sent.
 fn read_batch(network: &mut Network, tuns: &[Tun], host: usize, tun: &Tun, arrived: &mut Vec<Delivery>) {
     let start = if tun.offload { 0 } else { VNET_LEN };
+    let mut bytes = 0;
     for _ in 0..BATCH {
+        if bytes >= BATCH_BYTES {
+            return;
+        }
         let mut buffer = network.pool.take_largest();
         buffer[..start].fill(0);
         let Ok(length) = rustix::io::read(&tun.fd, &mut buffer[start..]) else {
             network.pool.give(buffer);
             return;
         };
+        bytes += length;
         let now = Instant::now();
         network.run_until(now, arrived);
         match Packet::parse(buffer, start + length) {

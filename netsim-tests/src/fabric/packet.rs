@@ -17,6 +17,7 @@ pub(super) const BUFFER_LEN: usize = VNET_LEN + 65_536;
 /// The checksum field holds the pseudo-header's sum only (`VIRTIO_NET_HDR_F_NEEDS_CSUM`).
 pub(super) const NEEDS_CSUM: u8 = 1;
 
+// IP protocol numbers (IANA).
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMP: u8 = 1;

@@ -5,6 +5,7 @@ use crate::nat::Proto;
 
 use super::packet::{NEEDS_CSUM, Packet, Segmentation, VNET_LEN, fold, sum};
 
+// TCP flags (RFC 9293, RFC 3168): what only the last and only the first segment carries.
 const FIN_AND_PUSH: u8 = 0x09;
 const CONGESTION_WINDOW_REDUCED: u8 = 0x80;
 

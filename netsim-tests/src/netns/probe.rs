@@ -21,7 +21,7 @@ pub struct Probe {
 pub fn probe() -> Result<Probe, LabError> {
     let namespace = Namespace::create("probe")?;
     let tun = namespace.run(|| {
-        let tun = sys::open_tun("eth0").map_err(LabError::Tun)?;
+        let tun = sys::open_tun("eth0", true).map_err(LabError::Tun)?;
         let addresses = [([192, 168, 1, 2].into(), 24)];
         configure(&InterfaceSpec {
             name: "eth0",

@@ -45,15 +45,17 @@ pub(super) fn die_with_parent(command: &mut Command) {
     unsafe { command.pre_exec(hook) };
 }
 
-/// Creates the TUN device `name` in the namespace of the calling thread, with offload where the kernel has it.
-pub(crate) fn open_tun(name: &str) -> io::Result<Tun> {
+/// Creates the TUN device `name` in the namespace of the calling thread, with offload where it is wanted and the
+/// kernel has it.
+pub(crate) fn open_tun(name: &str, offload: bool) -> io::Result<Tun> {
     let flags = libc::IFF_TUN | libc::IFF_NO_PI;
-    let fd = open_device()?;
-    set_interface(&fd, name, flags | libc::IFF_VNET_HDR)?;
-    if set_offload(&fd).is_ok() {
-        return Ok(Tun { fd, offload: true });
+    if offload {
+        let fd = open_device()?;
+        set_interface(&fd, name, flags | libc::IFF_VNET_HDR)?;
+        if set_offload(&fd).is_ok() {
+            return Ok(Tun { fd, offload });
+        }
     }
-    drop(fd);
     let fd = open_device()?;
     set_interface(&fd, name, flags)?;
     Ok(Tun { fd, offload: false })

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 
 use knothole_netsim::fabric::{FabricDrop, HostSpec, Lab};
 use knothole_netsim::nat::{Filtering, Hairpin, NatSpec};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::support::*;
 
@@ -158,6 +159,29 @@ fn ipv6_hosts_keep_their_addresses_behind_a_stateful_firewall() {
     assert_eq!(seen(&a, &b, at_b), None, "the first packet meets the firewall");
     assert_eq!(seen(&b, &a, at_a), Some(at_b));
     assert_eq!(seen(&a, &b, at_b), Some(at_a));
+}
+
+#[test]
+fn an_echo_request_is_answered_through_nats() {
+    if !possible() {
+        return;
+    }
+    let nats = vec![NatSpec::default(), NatSpec::default()];
+    let lab = with_server()
+        .host("a", HostSpec::behind(nats, LAN_A))
+        .build()
+        .unwrap();
+    let open = || Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).unwrap();
+    let socket = lab.host("a").unwrap().run(open).unwrap();
+    socket.set_read_timeout(Some(10 * PATIENCE)).unwrap();
+    // Type, code, checksum, identifier, sequence number: 0x0800 + 0x1234 + 0x0001 complemented is 0xe5ca.
+    let request = [8, 0, 0xe5, 0xca, 0x12, 0x34, 0, 1];
+    let server: SocketAddr = (SERVERS[0], 0).into();
+    socket.send_to(&request, &server.into()).unwrap();
+    let mut reply = [0; 64];
+    let length = (&socket).read(&mut reply).unwrap();
+    // Type 0, the same identifier and sequence number, checksum accordingly.
+    assert_eq!(reply[20..length], [0, 0, 0xed, 0xca, 0x12, 0x34, 0, 1]);
 }
 
 #[test]

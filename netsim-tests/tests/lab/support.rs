@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use knothole_netsim::fabric::{HostSpec, Lab, LabBuilder};
@@ -30,6 +31,12 @@ pub(crate) fn possible() -> bool {
             false
         }
     }
+}
+
+/// Taken by tests that measure time, and by those that load the machine, so that they do not measure each other.
+pub(crate) fn quiet() -> MutexGuard<'static, ()> {
+    static QUIET: Mutex<()> = Mutex::new(());
+    QUIET.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A lab to be, with the observer `srv`.

@@ -20,9 +20,8 @@ fn lab_with(link: impl Into<AccessLink>) -> Lab {
 }
 
 /// Round trips of single packets, sorted.
-fn round_trips(lab: &Lab, count: usize) -> Vec<Duration> {
-    let (a, server) = (any(lab, "a"), socket(lab, "srv", SERVERS[0], 3478));
-    for socket in [&a, &server] {
+fn round_trips(a: &UdpSocket, server: &UdpSocket, count: usize) -> Vec<Duration> {
+    for socket in [a, server] {
         socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     }
     let mut times = std::thread::scope(|scope| {
@@ -51,23 +50,28 @@ fn the_delay_that_a_program_sees_is_the_configured_one() {
     if !possible() {
         return;
     }
+    let _quiet = quiet();
     let up = LinkSpec::delay(20 * MS);
     let lab = lab_with(AccessLink {
         up,
         down: LinkSpec::delay(10 * MS),
     });
-    let times = round_trips(&lab, 50);
-    let median = times[25];
-    println!(
-        "round trip asked 30 ms: least {:?}, median {median:?}, most {:?}",
-        times[0], times[49]
-    );
-    assert!(times[0] >= 30 * MS);
-    assert!(median < 31 * MS, "{median:?}");
+    assert!(median_within(&lab, 30 * MS));
     lab.set_link("a", LinkSpec::default()).unwrap();
-    let times = round_trips(&lab, 50);
-    println!("round trip asked 0 ms: median {:?}", times[25]);
-    assert!(times[25] < MS, "{:?}", times[25]);
+    assert!(median_within(&lab, Duration::ZERO));
+}
+
+/// Is the median round trip at most 1 ms above what was asked, and none below? Three attempts: other programs on the
+/// machine may take the processor for longer than that.
+fn median_within(lab: &Lab, asked: Duration) -> bool {
+    let (a, server) = (any(lab, "a"), socket(lab, "srv", SERVERS[0], 3478));
+    (0..3).any(|_| {
+        let times = round_trips(&a, &server, 50);
+        let (least, median, most) = (times[0], times[25], times[49]);
+        println!("round trip asked {asked:?}: least {least:?}, median {median:?}, most {most:?}");
+        assert!(least >= asked);
+        median < asked + MS
+    })
 }
 
 /// Sends `count` packets at a pace that no buffer overflows at, and counts what arrives.
@@ -81,7 +85,7 @@ fn arrivals(lab: &Lab, count: u32) -> u32 {
         });
         for i in 0..count {
             a.send_to(&[7; 200], (SERVERS[0], 3478)).unwrap();
-            if i % 32 == 31 {
+            if i % 16 == 15 {
                 pause(MS);
             }
         }
@@ -100,6 +104,7 @@ fn the_loss_that_a_program_sees_is_the_configured_one() {
     if !possible() {
         return;
     }
+    let _quiet = quiet();
     for loss in [0.0, 0.05, 0.3] {
         let up = LinkSpec::default().with_loss(loss);
         let lab = lab_with(AccessLink {
@@ -132,6 +137,7 @@ fn a_rate_limit_holds_for_what_a_program_sends() {
     if !possible() {
         return;
     }
+    let _quiet = quiet();
     let lab = lab_with(LinkSpec {
         queue: 1 << 20,
         ..LinkSpec::default().with_rate(8_000_000)
@@ -149,7 +155,7 @@ fn a_rate_limit_holds_for_what_a_program_sends() {
     // 200 packets of 1000 bytes at one byte per microsecond.
     let time = start.elapsed();
     println!("200 kB at 8 Mbit/s took {time:?}");
-    assert!((199 * MS..215 * MS).contains(&time), "{time:?}");
+    assert!((199 * MS..250 * MS).contains(&time), "{time:?}");
 }
 
 #[test]
@@ -237,6 +243,22 @@ fn a_super_packet_of_64_kib_passes_whole() {
         assert_eq!(lab.stats().links["a.nat0"].up.offered, 1);
     }
     assert_eq!(lab.stats().hosts["srv"].received_packets, SEGMENTS as u64);
+}
+
+#[test]
+fn without_offload_the_same_packets_arrive_one_by_one() {
+    if !possible() {
+        return;
+    }
+    let lab = with_server()
+        .host("a", HostSpec::behind(chain("port-restricted"), LAN_A))
+        .without_offload()
+        .build()
+        .unwrap();
+    assert!(!lab.offload());
+    let (intact, calls) = super_packet(&lab);
+    assert_eq!((intact, calls), (SEGMENTS, SEGMENTS));
+    assert_eq!(lab.stats().links["a.nat0"].up.offered, SEGMENTS as u64);
 }
 
 #[test]
