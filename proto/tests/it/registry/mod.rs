@@ -1,1 +1,7 @@
-//! Tests of the registry.
+//! The registry, driven as the server drives it, in the order of a node's life.
+
+mod admission;
+mod expiry;
+mod introduction;
+mod nameplates;
+mod world;
