@@ -111,11 +111,7 @@ impl Connector {
             .begin(&stun, welcome.alternate_port, control_v6, &mut self.rng, now);
         self.send_stun(now);
         self.teach_agents();
-        for link in self
-            .links
-            .values_mut()
-            .filter(|link| link.wanted.is_some() || link.asks())
-        {
+        for link in self.links.values_mut().filter(|link| link.asks()) {
             let spread = Duration::from_millis(self.rng.below(RETURN_SPREAD_MS));
             link.backoff.restart(now + spread);
         }

@@ -73,7 +73,7 @@ impl Connector {
     /// The server has ended a session.
     pub(super) fn on_session_closed(&mut self, session: SessionId, why: CloseReason, now: Instant) {
         let found = self.links.iter().find(|(_, link)| link.session == Some(session));
-        let Some((id, direct)) = found.map(|(id, link)| (*id, link.direct.is_some())) else {
+        let Some(id) = found.map(|(id, _)| *id) else {
             return;
         };
         if why == CloseReason::PeerLeft {

@@ -1,6 +1,8 @@
 //! Tests of the core through its public interface, one file for each part.
 #![allow(clippy::unwrap_used)] // A test that meets something unexpected ends there.
 
+mod duo;
+mod punch;
 mod registry;
 mod relay;
 mod stun;
