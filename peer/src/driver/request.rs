@@ -7,8 +7,18 @@ use knothole_proto::wire::PathPolicy;
 use tokio::sync::{mpsc, oneshot};
 
 use super::link::LinkUse;
-use crate::node::{ConnectError, ConnectOptions, LookupError, PairError, Peer};
-use crate::session::Connection;
+use crate::node::{ConnectError, LookupError, PairError, Peer};
+
+/// Questions and orders that may wait for the driver; senders wait when it is full.
+pub(crate) const REQUESTS_MAX: usize = 64;
+
+/// A link to a peer.
+#[derive(Debug)]
+pub(crate) struct Granted {
+    pub(crate) link: LinkUse,
+    /// It was there before, so the server was not asked whether the peer still is.
+    pub(crate) used: bool,
+}
 
 /// A question or an order to the driver.
 pub(crate) enum Request {
@@ -18,9 +28,9 @@ pub(crate) enum Request {
     Connect {
         peer: PeerId,
         policy: PathPolicy,
-        /// A link that worked a moment ago does not answer: ask the server again.
+        /// Do not take a link that is there already: it did not answer.
         afresh: bool,
-        reply: oneshot::Sender<Result<LinkUse, ConnectError>>,
+        reply: oneshot::Sender<Result<Granted, ConnectError>>,
     },
     /// Which key holds this name?
     Lookup {
@@ -34,21 +44,4 @@ pub(crate) enum Request {
     },
     /// Stop.
     Shutdown { reply: oneshot::Sender<()> },
-}
-
-pub(crate) async fn connect(
-    requests: &mpsc::Sender<Request>,
-    peer: PeerId,
-    options: ConnectOptions,
-) -> Result<Connection, ConnectError> {
-    let (reply, answer) = oneshot::channel();
-    let request = Request::Connect {
-        peer,
-        policy: options.policy,
-        afresh: false,
-        reply,
-    };
-    requests.send(request).await.map_err(|_| ConnectError::Stopped)?;
-    let _link = answer.await.map_err(|_| ConnectError::Stopped)??;
-    Err(ConnectError::Stopped)
 }

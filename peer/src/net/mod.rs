@@ -1,1 +1,18 @@
-//! Sockets, and what lies between them and QUIC.
+//! Sockets, and what lies between them and QUIC: which datagram is whose, and where each goes out.
+//!
+//! Nothing is decided here. The driver writes into the path table what the connector decided; the socket obeys it.
+
+mod clock;
+mod counters;
+mod inbound;
+mod interfaces;
+mod paths;
+mod socket;
+mod sockets;
+
+pub(crate) use clock::SuspendWatch;
+pub(crate) use counters::Counters;
+pub(crate) use interfaces::host_candidates;
+pub(crate) use paths::{LinkPath, PathTable, Route, link_of};
+pub(crate) use socket::{Datagram, PathSocket};
+pub(crate) use sockets::Sockets;

@@ -8,9 +8,12 @@ mod error;
 mod event;
 mod pairing;
 
+use std::time::Duration;
+
 use knothole_proto::id::{Name, PeerId};
 use knothole_proto::pairing::Code;
 use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 pub use config::{Bind, ConnectOptions, NodeConfig, Peer};
 pub use error::{ConnectError, LookupError, PairError, StartError};
@@ -18,10 +21,13 @@ pub use event::{NodeEvent, Registered};
 pub use pairing::{Paired, Pairing};
 
 use crate::driver::Request;
-use crate::session::Connection;
+use crate::session::{Connection, Quic};
 
 /// Events that a slow listener may be behind before it misses some.
 const EVENTS_BEHIND_MAX: usize = 64;
+
+/// How long the server may take to look up a name; it answers at once, and 5 s are two lost packets on a satellite path.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A running node.
 #[derive(Debug)]
@@ -29,8 +35,10 @@ pub struct Node {
     id: PeerId,
     requests: mpsc::Sender<Request>,
     events: broadcast::Sender<NodeEvent>,
-    registered: watch::Receiver<Registered>,
+    first: Registered,
+    registered: watch::Receiver<Option<Registered>>,
     incoming: Mutex<mpsc::Receiver<Connection>>,
+    quic: Quic,
 }
 
 impl Node {
@@ -49,7 +57,10 @@ impl Node {
 
     /// What the server last said about this node.
     pub fn registered(&self) -> Registered {
-        self.registered.borrow().clone()
+        self.registered
+            .borrow()
+            .clone()
+            .unwrap_or_else(|| self.first.clone())
     }
 
     /// What happens to the node from now on. A listener that is far behind misses the oldest events.
@@ -74,7 +85,10 @@ impl Node {
             .send(request)
             .await
             .map_err(|_| LookupError::Stopped)?;
-        answer.await.map_err(|_| LookupError::Stopped)?
+        match timeout(LOOKUP_TIMEOUT, answer).await {
+            Ok(answer) => answer.map_err(|_| LookupError::Stopped)?,
+            Err(_) => Err(LookupError::Timeout),
+        }
     }
 
     /// Connect to a paired machine: over the relay at once, directly as soon as a path is proven, as the policy allows.
@@ -82,7 +96,7 @@ impl Node {
     /// # Errors
     /// Any [`ConnectError`].
     pub async fn connect(&self, peer: PeerId, options: ConnectOptions) -> Result<Connection, ConnectError> {
-        crate::driver::connect(&self.requests, peer, options).await
+        crate::driver::connect(&self.requests, &self.quic, peer, options).await
     }
 
     /// The next connection that a paired machine opened; `None` when the node has stopped.
@@ -120,8 +134,10 @@ impl Node {
             id: parts.id,
             requests: parts.requests,
             events: parts.events,
+            first: parts.first,
             registered: parts.registered,
             incoming: Mutex::new(parts.incoming),
+            quic: parts.quic,
         }
     }
 }
@@ -131,8 +147,10 @@ pub(crate) struct Parts {
     pub(crate) id: PeerId,
     pub(crate) requests: mpsc::Sender<Request>,
     pub(crate) events: broadcast::Sender<NodeEvent>,
-    pub(crate) registered: watch::Receiver<Registered>,
+    pub(crate) first: Registered,
+    pub(crate) registered: watch::Receiver<Option<Registered>>,
     pub(crate) incoming: mpsc::Receiver<Connection>,
+    pub(crate) quic: Quic,
 }
 
 /// The channel on which a node's events go out.

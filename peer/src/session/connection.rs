@@ -125,6 +125,11 @@ impl Connection {
         self.inner.quic.close(CODE_DONE, b"");
     }
 
+    /// As [`Connection::close`], with a code and a reason for the peer.
+    pub(crate) fn close_with(&self, code: VarInt, reason: &[u8]) {
+        self.inner.quic.close(code, reason);
+    }
+
     /// Wait until the connection is over, and why.
     pub async fn closed(&self) -> quinn::ConnectionError {
         self.inner.quic.closed().await

@@ -1,8 +1,14 @@
 //! QUIC between this node, its server and its peers: keys pinned, one endpoint for all.
 
+mod congestion;
 mod connection;
+mod endpoint;
 mod stream;
+mod tls;
+mod transport;
 
+pub(crate) use connection::CODE_DONE;
 pub use connection::{Connection, PathState};
+pub(crate) use endpoint::{DialError, Quic};
 pub use quinn::{RecvStream, SendStream};
-pub use stream::{StreamError, refuse};
+pub use stream::{SERVICE_LEN_MAX, StreamError, refuse};

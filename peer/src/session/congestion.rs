@@ -1,0 +1,207 @@
+//! A congestion controller that starts afresh when the path under it changed.
+//!
+//! QUIC sees one constant address per peer and would carry what it learnt on the relay over to the direct path, and
+//! back; RFC 9002 section 9.4 demands a new start on a new path. The link's epoch, counted by the path table, tells.
+//!
+//! Packets that were sent on the path before are still in flight for QUIC at that moment. They take no room on the new
+//! path, so their bytes are added to the window until they are acknowledged or lost; else a full window of a dead path
+//! would stall the new one until every packet of it is given up.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
+use quinn_proto::RttEstimator;
+
+/// Makes the controllers of a link's connections.
+pub(crate) struct EpochFactory {
+    epoch: Arc<AtomicU64>,
+    fresh: Arc<dyn ControllerFactory + Send + Sync>,
+}
+
+impl EpochFactory {
+    /// CUBIC (RFC 9438), begun anew whenever `epoch` moves.
+    pub(crate) fn new(epoch: Arc<AtomicU64>) -> Self {
+        Self {
+            epoch,
+            fresh: Arc::new(CubicConfig::default()),
+        }
+    }
+}
+
+impl ControllerFactory for EpochFactory {
+    fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
+        Box::new(EpochController {
+            seen: self.epoch.load(Ordering::Acquire),
+            inner: Arc::clone(&self.fresh).build(now, current_mtu),
+            factory: self,
+            since: now,
+            mtu: current_mtu,
+            outstanding: 0,
+            stranded: 0,
+        })
+    }
+}
+
+/// The controller of one connection.
+struct EpochController {
+    factory: Arc<EpochFactory>,
+    inner: Box<dyn Controller>,
+    /// The epoch that `inner` belongs to.
+    seen: u64,
+    /// When it began.
+    since: Instant,
+    mtu: u16,
+    /// Bytes in flight: what QUIC said at its last acknowledgement, and what was sent since.
+    outstanding: u64,
+    /// Of those, bytes that were sent before `since`.
+    stranded: u64,
+}
+
+impl EpochController {
+    fn moved(&self) -> bool {
+        self.factory.epoch.load(Ordering::Acquire) != self.seen
+    }
+
+    fn follow(&mut self, now: Instant) {
+        if self.moved() {
+            self.seen = self.factory.epoch.load(Ordering::Acquire);
+            self.inner = Arc::clone(&self.factory.fresh).build(now, self.mtu);
+            self.since = now;
+            self.stranded = self.outstanding;
+        }
+    }
+}
+
+impl Controller for EpochController {
+    fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
+        self.follow(now);
+        self.outstanding = self.outstanding.saturating_add(bytes);
+        self.inner.on_sent(now, bytes, last_packet_number);
+    }
+
+    fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, rtt: &RttEstimator) {
+        self.follow(now);
+        if sent < self.since {
+            self.stranded = self.stranded.saturating_sub(bytes);
+        } else {
+            self.inner.on_ack(now, sent, bytes, app_limited, rtt);
+        }
+    }
+
+    fn on_end_acks(
+        &mut self,
+        now: Instant,
+        in_flight: u64,
+        app_limited: bool,
+        largest_packet_num_acked: Option<u64>,
+    ) {
+        self.follow(now);
+        self.outstanding = in_flight;
+        self.stranded = self.stranded.min(in_flight);
+        self.inner
+            .on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
+    }
+
+    fn on_congestion_event(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        is_persistent_congestion: bool,
+        lost_bytes: u64,
+    ) {
+        self.follow(now);
+        self.outstanding = self.outstanding.saturating_sub(lost_bytes);
+        // What was lost is the oldest; the old path's packets come first.
+        self.stranded = self.stranded.saturating_sub(lost_bytes);
+        if sent >= self.since {
+            self.inner
+                .on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
+        }
+    }
+
+    fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.mtu = new_mtu;
+        self.inner.on_mtu_update(new_mtu);
+    }
+
+    fn window(&self) -> u64 {
+        if self.moved() {
+            return self.outstanding.saturating_add(self.inner.initial_window());
+        }
+        self.stranded.saturating_add(self.inner.window())
+    }
+
+    fn metrics(&self) -> ControllerMetrics {
+        self.inner.metrics()
+    }
+
+    fn clone_box(&self) -> Box<dyn Controller> {
+        Box::new(Self {
+            factory: Arc::clone(&self.factory),
+            inner: self.inner.clone_box(),
+            ..*self
+        })
+    }
+
+    fn initial_window(&self) -> u64 {
+        self.inner.initial_window()
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const MTU: u16 = 1200;
+
+    fn controller() -> (Arc<AtomicU64>, Box<dyn Controller>, Instant) {
+        let (epoch, now) = (Arc::new(AtomicU64::new(0)), Instant::now());
+        let controller = Arc::new(EpochFactory::new(Arc::clone(&epoch))).build(now, MTU);
+        (epoch, controller, now)
+    }
+
+    #[test]
+    fn a_new_path_begins_with_the_initial_window_beside_what_is_stranded() {
+        let (epoch, mut controller, now) = controller();
+        let initial = controller.initial_window();
+        let later = |ms| now + Duration::from_millis(ms);
+        controller.on_sent(later(1), 10_000, 9);
+        assert_eq!(controller.window(), initial);
+        epoch.fetch_add(1, Ordering::Release);
+        assert_eq!(
+            controller.window(),
+            initial + 10_000,
+            "before the controller heard of anything"
+        );
+        controller.on_sent(later(2), 1_000, 10);
+        assert_eq!(controller.window(), initial + 10_000);
+        controller.on_congestion_event(later(9), later(1), false, 4_000);
+        assert_eq!(
+            controller.window(),
+            initial + 6_000,
+            "losses on the old path cost nothing"
+        );
+        controller.on_end_acks(later(10), 1_000, false, Some(10));
+        assert_eq!(controller.window(), initial + 1_000);
+    }
+
+    #[test]
+    fn losses_on_the_present_path_count_as_ever() {
+        let (epoch, mut controller, now) = controller();
+        epoch.fetch_add(1, Ordering::Release);
+        let sent = now + Duration::from_millis(5);
+        controller.on_sent(sent, 1_000, 1);
+        let before = controller.window();
+        controller.on_congestion_event(sent + Duration::from_millis(5), sent, false, 1_000);
+        assert!(controller.window() < before);
+    }
+}

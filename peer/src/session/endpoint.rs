@@ -1,0 +1,180 @@
+//! The QUIC endpoint: dials the server and peers, accepts peers; every connection with the key it must show.
+//!
+//! Who may connect is not decided here: a datagram reaches QUIC only if the path table knows its source, and a caller
+//! says for each connection which key it demands.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use knothole_proto::id::PeerId;
+use knothole_proto::wire::{CONTROL_ALPN, PEER_ALPN};
+use quinn::crypto::rustls::QuicServerConfig;
+use quinn::{
+    ClientConfig, ConnectionError, Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, VarInt,
+};
+
+use super::tls::{self, Mismatch, Pin, TLS_NAME, TlsError};
+use super::transport;
+use crate::identity::Identity;
+use crate::net::PathSocket;
+
+/// Handshakes of peers that wait for the driver; it takes them within microseconds.
+const INCOMING_MAX: usize = 64;
+
+/// How long the good-byes of the last connections may take to leave.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The endpoint with the keys it shows.
+#[derive(Clone, Debug)]
+pub(crate) struct Quic {
+    endpoint: Endpoint,
+    identity: Identity,
+    socket: Arc<PathSocket>,
+}
+
+impl Quic {
+    pub(crate) fn new(identity: Identity, socket: Arc<PathSocket>) -> Result<Self, EndpointError> {
+        let mut config = EndpointConfig::default();
+        // The first byte tells QUIC from the rest only while its fixed bit is set (RFC 9287 allows to grease it).
+        config.grease_quic_bit(false);
+        // Nothing is ever accepted with this one: each link has its own, with its peer's key.
+        let (nobody, _) = Pin::new(identity.peer_id());
+        let server = server_config(tls::server(&identity, nobody, PEER_ALPN)?);
+        let endpoint = Endpoint::new_with_abstract_socket(
+            config,
+            Some(server),
+            Arc::clone(&socket) as Arc<dyn quinn::AsyncUdpSocket>,
+            Arc::new(TokioRuntime),
+        )?;
+        Ok(Self {
+            endpoint,
+            identity,
+            socket,
+        })
+    }
+
+    /// Open the control connection to this address of the server.
+    pub(crate) async fn dial_server(
+        &self,
+        addr: SocketAddr,
+        key: PeerId,
+    ) -> Result<quinn::Connection, DialError> {
+        let (pin, mismatch) = Pin::new(key);
+        let mut config = ClientConfig::new(tls::client(&self.identity, pin, CONTROL_ALPN)?);
+        config.transport_config(transport::for_control());
+        self.dial(config, addr, &mismatch).await
+    }
+
+    /// Open a connection to the peer behind this virtual address.
+    pub(crate) async fn dial_peer(
+        &self,
+        addr: SocketAddr,
+        key: PeerId,
+        epoch: &Arc<AtomicU64>,
+    ) -> Result<quinn::Connection, DialError> {
+        let (pin, mismatch) = Pin::new(key);
+        let mut config = ClientConfig::new(tls::client(&self.identity, pin, PEER_ALPN)?);
+        config.transport_config(transport::for_peer(Arc::clone(epoch)));
+        self.dial(config, addr, &mismatch).await
+    }
+
+    /// The next handshake that somebody began; `None` when the endpoint is closed.
+    pub(crate) async fn incoming(&self) -> Option<Incoming> {
+        self.endpoint.accept().await
+    }
+
+    /// Finish a handshake that the holder of this key must have begun.
+    pub(crate) async fn accept(
+        &self,
+        incoming: Incoming,
+        key: PeerId,
+        epoch: &Arc<AtomicU64>,
+    ) -> Result<quinn::Connection, DialError> {
+        let (pin, mismatch) = Pin::new(key);
+        let mut config = server_config(tls::server(&self.identity, pin, PEER_ALPN)?);
+        config.transport_config(transport::for_peer(Arc::clone(epoch)));
+        let connecting = incoming
+            .accept_with(Arc::new(config))
+            .map_err(DialError::Connection)?;
+        connecting.await.map_err(|error| DialError::of(error, &mismatch))
+    }
+
+    /// Send something on every connection at once: the network under them may have changed.
+    pub(crate) fn nudge(&self) {
+        let socket = Arc::clone(&self.socket) as Arc<dyn quinn::AsyncUdpSocket>;
+        if let Err(error) = self.endpoint.rebind_abstract(socket) {
+            tracing::debug!(%error, "cannot nudge the connections");
+        }
+    }
+
+    /// Close everything and wait a moment for the good-byes to leave.
+    pub(crate) async fn close(&self, code: VarInt) {
+        self.endpoint.close(code, b"");
+        // Peers that do not answer are not waited for.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.endpoint.wait_idle()).await;
+    }
+
+    async fn dial(
+        &self,
+        config: ClientConfig,
+        addr: SocketAddr,
+        mismatch: &Mismatch,
+    ) -> Result<quinn::Connection, DialError> {
+        let connecting = self
+            .endpoint
+            .connect_with(config, addr, TLS_NAME)
+            .map_err(|_| DialError::Config)?;
+        connecting.await.map_err(|error| DialError::of(error, mismatch))
+    }
+}
+
+fn server_config(crypto: Arc<QuicServerConfig>) -> ServerConfig {
+    let mut config = ServerConfig::with_crypto(crypto);
+    // Virtual addresses never change, so there is nothing to migrate.
+    config.migration(false).max_incoming(INCOMING_MAX);
+    config
+}
+
+/// Why there is no endpoint.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EndpointError {
+    /// TLS refused.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The socket refused.
+    #[error(transparent)]
+    Socket(#[from] io::Error),
+}
+
+/// Why a handshake came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DialError {
+    /// The other side holds another key.
+    #[error("the other side holds another key")]
+    WrongKey,
+    /// It was not answered, or broken off.
+    #[error(transparent)]
+    Connection(ConnectionError),
+    /// It could not be begun: the endpoint is closing, or refused its configuration.
+    #[error("the handshake could not be begun")]
+    Config,
+}
+
+impl DialError {
+    fn of(error: ConnectionError, mismatch: &Mismatch) -> Self {
+        if mismatch.seen() {
+            Self::WrongKey
+        } else {
+            Self::Connection(error)
+        }
+    }
+}
+
+impl From<TlsError> for DialError {
+    fn from(_: TlsError) -> Self {
+        Self::Config
+    }
+}
