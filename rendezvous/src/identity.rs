@@ -18,7 +18,7 @@ pub(crate) const KEY_FILE: &str = "server.key";
 const CERTIFICATE_NAME: &str = "knothole";
 
 /// An Ed25519 key and its certificate.
-pub struct Identity {
+pub(crate) struct Identity {
     key: KeyPair,
     certificate: CertificateDer<'static>,
     peer: PeerId,
@@ -29,7 +29,7 @@ impl Identity {
     ///
     /// # Errors
     /// [`IdentityError::Key`] if the generator fails.
-    pub fn generate() -> Result<Self, IdentityError> {
+    pub(crate) fn generate() -> Result<Self, IdentityError> {
         Self::from_key(KeyPair::generate_for(&PKCS_ED25519).map_err(|_| IdentityError::Key)?)
     }
 
@@ -37,7 +37,7 @@ impl Identity {
     ///
     /// # Errors
     /// Any [`IdentityError`].
-    pub fn load(file: &Path) -> Result<Self, IdentityError> {
+    pub(crate) fn load(file: &Path) -> Result<Self, IdentityError> {
         let pem = private_files::read(file)?;
         let key = KeyPair::from_pem(&pem).map_err(|_| IdentityError::Unreadable)?;
         if !key.is_compatible(&PKCS_ED25519) {
@@ -50,22 +50,22 @@ impl Identity {
     ///
     /// # Errors
     /// [`IdentityError::File`].
-    pub fn save(&self, file: &Path) -> Result<(), IdentityError> {
+    pub(crate) fn save(&self, file: &Path) -> Result<(), IdentityError> {
         Ok(private_files::create(file, &self.key.serialize_pem())?)
     }
 
     /// Hash of the public key: what nodes pin.
-    pub fn peer(&self) -> PeerId {
+    pub(crate) fn peer(&self) -> PeerId {
         self.peer
     }
 
     /// The certificate to show.
-    pub fn certificate(&self) -> CertificateDer<'static> {
+    pub(crate) fn certificate(&self) -> CertificateDer<'static> {
         self.certificate.clone()
     }
 
     /// The private key in the form that TLS takes.
-    pub fn private_key(&self) -> PrivateKeyDer<'static> {
+    pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()))
     }
 
@@ -76,7 +76,11 @@ impl Identity {
             .der()
             .clone();
         let peer = peer_of(&certificate).ok_or(IdentityError::Key)?;
-        Ok(Self { key, certificate, peer })
+        Ok(Self {
+            key,
+            certificate,
+            peer,
+        })
     }
 }
 

@@ -14,13 +14,29 @@ const FILE_LEN_MAX: u64 = 16 * 1024;
 /// Permission bits of group and others; none of them may be set.
 const OTHERS: u32 = 0o077;
 
-/// Make the directory with mode 0700 if it is missing; refuse one that others may enter.
+/// Make the directory with mode 0700 if it is missing. One that is there and empty is closed to others; one that holds
+/// something and is open to others is refused, because what it holds may have been read or replaced.
 ///
 /// # Errors
 /// [`FileError::Io`] or [`FileError::TooOpen`].
 pub(crate) fn ensure_dir(dir: &Path) -> Result<(), FileError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(|source| FileError::io(dir, source))?;
+    if is_empty(dir)? {
+        let close = fs::set_permissions(dir, fs::Permissions::from_mode(0o700));
+        close.map_err(|source| FileError::io(dir, source))?;
+    }
+    refuse_open(dir, "700")
+}
+
+/// Would [`ensure_dir`] take this directory, which is there?
+///
+/// # Errors
+/// [`FileError::Io`] or [`FileError::TooOpen`].
+pub(crate) fn check_dir(dir: &Path) -> Result<(), FileError> {
+    if is_empty(dir)? {
+        return Ok(());
+    }
     refuse_open(dir, "700")
 }
 
@@ -84,6 +100,11 @@ pub(crate) fn ensure_file(file: &Path) -> Result<(), FileError> {
         .open(file)
         .map_err(|source| FileError::io(file, source))?;
     check_file(file)
+}
+
+fn is_empty(dir: &Path) -> Result<bool, FileError> {
+    let mut entries = fs::read_dir(dir).map_err(|source| FileError::io(dir, source))?;
+    Ok(entries.next().is_none())
 }
 
 fn refuse_open(path: &Path, wanted: &'static str) -> Result<(), FileError> {
@@ -160,13 +181,13 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_directory_is_made_for_its_owner_alone() {
+    fn a_missing_or_empty_directory_becomes_its_owners_alone() {
         let dir = tempfile::tempdir().unwrap();
         let inner = dir.path().join("a/b");
         ensure_dir(&inner).unwrap();
-        assert_eq!(
-            fs::metadata(&inner).unwrap().permissions().mode() & 0o777,
-            0o700
-        );
+        fs::set_permissions(&inner, fs::Permissions::from_mode(0o755)).unwrap();
+        check_dir(&inner).unwrap();
+        ensure_dir(&inner).unwrap();
+        assert_eq!(fs::metadata(&inner).unwrap().permissions().mode() & 0o777, 0o700);
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use knothole_proto::id::{Name, PeerId};
 use knothole_proto::rendezvous::Record;
-use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
+use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 
 use crate::private_files::{self, FileError};
 
@@ -35,7 +35,9 @@ impl Disk {
     pub(super) fn open(file: &Path, fresh: bool) -> Result<(Self, Vec<Record>), StoreError> {
         let there = file.try_exists().map_err(|source| FileError::io(file, source))?;
         if !there && !fresh {
-            return Err(StoreError::Missing { file: file.to_owned() });
+            return Err(StoreError::Missing {
+                file: file.to_owned(),
+            });
         }
         if there && !fresh && is_empty(file)? {
             return Err(StoreError::Damaged {
@@ -78,7 +80,9 @@ fn open_database(file: &Path) -> Result<Database, StoreError> {
         .set_check_integrity_on_open(true)
         .create(file)
         .map_err(|why| match why {
-            DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { file: file.to_owned() },
+            DatabaseError::DatabaseAlreadyOpen => StoreError::InUse {
+                file: file.to_owned(),
+            },
             other => Trouble::Redb(other.into()).into_error(file),
         })
 }
@@ -239,9 +243,15 @@ mod tests {
     fn a_missing_or_empty_database_is_not_replaced_where_there_was_one() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("names");
-        assert!(matches!(Disk::open(&file, false), Err(StoreError::Missing { .. })));
+        assert!(matches!(
+            Disk::open(&file, false),
+            Err(StoreError::Missing { .. })
+        ));
         fs::write(&file, "").unwrap();
-        assert!(matches!(Disk::open(&file, false), Err(StoreError::Damaged { .. })));
+        assert!(matches!(
+            Disk::open(&file, false),
+            Err(StoreError::Damaged { .. })
+        ));
     }
 
     #[test]
@@ -270,7 +280,10 @@ mod tests {
         }
         assert!(hits > 0);
         fs::write(&file, bytes).unwrap();
-        assert!(matches!(Disk::open(&file, false), Err(StoreError::Damaged { .. })));
+        assert!(matches!(
+            Disk::open(&file, false),
+            Err(StoreError::Damaged { .. })
+        ));
     }
 
     #[test]

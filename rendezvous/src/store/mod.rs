@@ -62,10 +62,17 @@ pub(crate) fn queue() -> (mpsc::Sender<Claim>, mpsc::Receiver<Claim>) {
     mpsc::channel(QUEUE)
 }
 
-/// Write claims as they come until the channel closes, and report each.
-pub(crate) async fn worker<F>(mut store: Store, mut claims: mpsc::Receiver<Claim>, report: F)
+/// What became of a claim.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub(crate) id: ClaimId,
+    pub(crate) result: Result<(), StoreFailed>,
+}
+
+/// Write claims as they come until their channel closes, and report each.
+pub(crate) async fn worker<T>(mut store: Store, mut claims: mpsc::Receiver<Claim>, reports: mpsc::Sender<T>)
 where
-    F: AsyncFn(ClaimId, Result<(), StoreFailed>),
+    T: From<Stored>,
 {
     let mut group = Vec::new();
     while claims.recv_many(&mut group, GROUP_MAX).await > 0 {
@@ -86,7 +93,9 @@ where
             error!(%why, claims = ids.len(), "names could not be stored");
         }
         for id in ids {
-            report(id, result.as_ref().map(|()| ()).map_err(|_| StoreFailed)).await;
+            let result = result.as_ref().map(|()| ()).map_err(|_| StoreFailed);
+            // Whoever waited may be gone; the record is on disk all the same.
+            let _ = reports.send(Stored { id, result }.into()).await;
         }
     }
 }

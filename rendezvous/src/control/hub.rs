@@ -1,0 +1,260 @@
+//! The one task that owns the registry: everything reaches it through one bounded queue, and it waits for nobody.
+//!
+//! It feeds the registry, carries out its commands, and keeps what the registry does not know: the connection behind
+//! each number and the socket it came through.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use knothole_proto::addr::canonical;
+use knothole_proto::id::PeerId;
+use knothole_proto::rendezvous::{Command, ConnId, Registry, Stats, StoreFailed};
+use knothole_proto::wire::ToServer;
+use quinn::Connection;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep_until;
+use tracing::{debug, info, trace, warn};
+
+use super::connection::{Outgoing, codes};
+use crate::datagrams::{Datagrams, Via};
+use crate::store::{Claim, Stored};
+
+/// Messages of all connections that may wait for the registry. At a few microseconds each, a full queue is a delay of
+/// milliseconds; then nodes' streams wait.
+const QUEUE: usize = 1024;
+
+/// Inputs handled before timers and moved ends get their turn.
+const TURN: usize = 256;
+
+/// What reaches the hub.
+#[derive(Debug)]
+pub(crate) enum ToHub {
+    /// A connection was established.
+    Connected {
+        id: ConnId,
+        peer: PeerId,
+        /// Number of its socket.
+        wire: usize,
+        connection: Connection,
+        queue: mpsc::Sender<Outgoing>,
+    },
+    /// It said something.
+    Message { id: ConnId, message: ToServer },
+    /// It said something that is no message.
+    Garbage { id: ConnId },
+    /// It is gone.
+    Disconnected { id: ConnId },
+    /// A claim is on the disk, or could not be written.
+    Stored(Stored),
+    /// Say goodbye to everybody.
+    Shutdown,
+    /// End the hub.
+    Stop,
+    /// Tell how things stand.
+    Report(oneshot::Sender<Report>),
+}
+
+impl From<Stored> for ToHub {
+    fn from(stored: Stored) -> Self {
+        Self::Stored(stored)
+    }
+}
+
+/// How things stand.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) registry: Stats,
+    /// Connections that the hub knows, in whatever state.
+    pub(crate) links: usize,
+}
+
+/// The queue to the hub.
+pub(crate) fn queue() -> (mpsc::Sender<ToHub>, mpsc::Receiver<ToHub>) {
+    mpsc::channel(QUEUE)
+}
+
+/// The registry and what it is wired to.
+pub(crate) struct Hub {
+    pub(crate) registry: Registry,
+    pub(crate) datagrams: Arc<Datagrams>,
+    pub(crate) store: mpsc::Sender<Claim>,
+    pub(crate) links: BTreeMap<ConnId, Link>,
+}
+
+/// A connection as the hub sees it.
+#[derive(Debug)]
+pub(crate) struct Link {
+    connection: Connection,
+    queue: mpsc::Sender<Outgoing>,
+    wire: usize,
+    peer: PeerId,
+    /// Where its datagrams came from when last looked.
+    at: SocketAddr,
+}
+
+impl Hub {
+    /// Work until told to stop.
+    pub(crate) async fn run(
+        mut self,
+        mut inputs: mpsc::Receiver<ToHub>,
+        mut moved: mpsc::Receiver<[ConnId; 2]>,
+    ) {
+        let mut turn = Vec::with_capacity(TURN);
+        loop {
+            let deadline = self.registry.poll_timeout().map(|(at, _)| at.into());
+            tokio::select! {
+                count = inputs.recv_many(&mut turn, TURN) => {
+                    if count == 0 {
+                        return;
+                    }
+                    for input in turn.drain(..) {
+                        if matches!(input, ToHub::Stop) {
+                            return;
+                        }
+                        self.handle(input, Instant::now());
+                        self.carry_out(Instant::now());
+                    }
+                }
+                Some(ends) = moved.recv() => {
+                    for id in ends {
+                        self.look(id, Instant::now());
+                    }
+                }
+                // The branch is off without a deadline; the moment then does not matter.
+                () = sleep_until(deadline.unwrap_or_else(tokio::time::Instant::now)), if deadline.is_some() => {
+                    self.registry.handle_timeout(Instant::now());
+                }
+            }
+            self.carry_out(Instant::now());
+        }
+    }
+
+    fn handle(&mut self, input: ToHub, now: Instant) {
+        match input {
+            ToHub::Connected {
+                id,
+                peer,
+                wire,
+                connection,
+                queue,
+            } => self.connected(id, peer, wire, connection, queue, now),
+            ToHub::Message { id, message } => {
+                self.look(id, now);
+                self.registry.handle_message(id, message, now);
+            }
+            ToHub::Garbage { id } => self.registry.handle_garbage(id, now),
+            ToHub::Disconnected { id } => {
+                if let Some(link) = self.links.remove(&id) {
+                    debug!(conn = id.0, peer = ?link.peer, "disconnected");
+                    self.datagrams.relay.forget(id, link.at);
+                    self.registry.handle_disconnected(id, now);
+                }
+            }
+            ToHub::Stored(Stored { id, result }) => self.registry.handle_stored(id, result, now),
+            ToHub::Shutdown => {
+                info!(connections = self.links.len(), "saying goodbye");
+                self.registry.handle_shutdown(now);
+            }
+            ToHub::Stop => {}
+            ToHub::Report(answer) => {
+                let report = Report {
+                    registry: self.registry.stats(),
+                    links: self.links.len(),
+                };
+                // Whoever asked may have gone.
+                let _ = answer.send(report);
+            }
+        }
+    }
+
+    fn connected(
+        &mut self,
+        id: ConnId,
+        peer: PeerId,
+        wire: usize,
+        connection: Connection,
+        queue: mpsc::Sender<Outgoing>,
+        now: Instant,
+    ) {
+        let at = canonical(connection.remote_address());
+        debug!(conn = id.0, ?peer, %at, "connected");
+        let link = Link {
+            connection,
+            queue,
+            wire,
+            peer,
+            at,
+        };
+        self.datagrams.relay.move_end(id, None, link.via());
+        self.links.insert(id, link);
+        self.registry.handle_connected(id, peer, at, now);
+    }
+
+    /// Has this connection moved?
+    fn look(&mut self, id: ConnId, now: Instant) {
+        let Some(link) = self.links.get_mut(&id) else {
+            return;
+        };
+        let at = canonical(link.connection.remote_address());
+        if at == link.at {
+            return;
+        }
+        debug!(conn = id.0, peer = ?link.peer, before = %link.at, %at, "a node moved");
+        let before = std::mem::replace(&mut link.at, at);
+        self.datagrams.relay.move_end(id, Some(before), link.via());
+        self.registry.handle_address(id, at, now);
+    }
+
+    fn carry_out(&mut self, now: Instant) {
+        while let Some(command) = self.registry.poll_command() {
+            match command {
+                Command::Send { conn, message } => {
+                    trace!(conn = conn.0, ?message, "to node");
+                    self.tell(conn, Outgoing::Message(message));
+                }
+                Command::Close { conn } => self.tell(conn, Outgoing::Close),
+                Command::Store { claim, record } => {
+                    if self.store.try_send(Claim { id: claim, record }).is_err() {
+                        warn!("too many names wait for the disk");
+                        self.registry.handle_stored(claim, Err(StoreFailed), now);
+                    }
+                }
+                Command::OpenChannel { channel, ends } => {
+                    let at = |id| Some((id, self.links.get(&id)?.at));
+                    if let [Some(one), Some(other)] = ends.map(at)
+                        && !self.datagrams.relay.open(channel, [one, other], now)
+                    {
+                        warn!("the relay's table is full");
+                    }
+                }
+                Command::CloseChannel { channel } => self.datagrams.relay.close(channel),
+            }
+        }
+    }
+
+    fn tell(&self, id: ConnId, what: Outgoing) {
+        let Some(link) = self.links.get(&id) else { return };
+        match link.queue.try_send(what) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(Outgoing::Message(_))) => {
+                debug!(conn = id.0, peer = ?link.peer, "a node does not read; closing its connection");
+                link.connection.close(codes::SLOW, b"");
+            }
+            Err(mpsc::error::TrySendError::Full(Outgoing::Close)) => link.connection.close(codes::DONE, b""),
+            // Its task has ended, and says so in the queue.
+            Err(mpsc::error::TrySendError::Closed(_)) => {}
+        }
+    }
+}
+
+impl Link {
+    fn via(&self) -> Via {
+        Via {
+            to: self.at,
+            wire: self.wire,
+            source: self.connection.local_ip(),
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! What happens to each datagram that arrives: QUIC goes on to quinn, relay frames and STUN are dealt with here.
+//!
+//! [`Datagrams`] is shared by all sockets of the server. [`Datagrams::sort`] is called for each receive buffer, on the
+//! thread that received it; it sends what must be sent and returns. It waits for nothing: a full socket drops.
+
+mod counters;
+mod relay;
+mod stun;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use knothole_proto::wire::Kind;
+use quinn::AsyncUdpSocket;
+use quinn::udp::{RecvMeta, Transmit};
+
+pub(crate) use counters::Counters;
+pub use counters::DatagramStats;
+pub(crate) use relay::{Relay, Via};
+pub(crate) use stun::{Site, Stun};
+
+/// What a socket is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Control, relay and STUN.
+    Main,
+    /// STUN alone.
+    Discovery,
+}
+
+/// A socket to send through.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    pub(crate) socket: Arc<dyn AsyncUdpSocket>,
+    pub(crate) local: SocketAddr,
+    pub(crate) purpose: Purpose,
+}
+
+/// The part of the server that looks at datagrams.
+#[derive(Debug)]
+pub(crate) struct Datagrams {
+    pub(crate) wires: Vec<Wire>,
+    pub(crate) relay: Relay,
+    pub(crate) stun: Stun,
+    pub(crate) counters: Counters,
+}
+
+impl Datagrams {
+    /// Deal with all that is not QUIC in a buffer that socket `number` received, and move the QUIC datagrams to its
+    /// front; `meta.len` is what they take.
+    pub(crate) fn sort(&self, number: usize, buffer: &mut [u8], meta: &mut RecvMeta) {
+        let Some(wire) = self.wires.get(number) else {
+            meta.len = 0;
+            return;
+        };
+        let stride = if meta.stride == 0 {
+            meta.len.max(1)
+        } else {
+            meta.stride
+        };
+        let (mut at, mut kept) = (0, 0);
+        let len = meta.len.min(buffer.len());
+        // Nothing can be sent to port 0: an answer would only be an error.
+        let end = if meta.addr.port() == 0 { 0 } else { len };
+        while at < end {
+            let next = (at + stride).min(end);
+            let Some(datagram) = buffer.get(at..next) else {
+                break;
+            };
+            at = match (Kind::of(datagram), wire.purpose) {
+                (Kind::Quic, Purpose::Main) => {
+                    if kept != at {
+                        buffer.copy_within(at..next, kept);
+                    }
+                    kept += next - at;
+                    next
+                }
+                (Kind::Relay, Purpose::Main) => {
+                    let rest = buffer.get(at..end).unwrap_or_default();
+                    at + self.forward(rest, stride, meta)
+                }
+                (Kind::Stun, _) => {
+                    self.answer(number, datagram, meta);
+                    next
+                }
+                _ => {
+                    self.counters.unknown.add(1);
+                    next
+                }
+            };
+        }
+        meta.len = kept;
+    }
+
+    /// Forward the run of frames of one channel at the front of `frames`; returns the bytes that it took.
+    fn forward(&self, frames: &[u8], stride: usize, meta: &RecvMeta) -> usize {
+        let len = relay::run(frames, stride);
+        let Some(batch) = frames.get(..len) else {
+            return frames.len();
+        };
+        if let Some(via) = self
+            .relay
+            .route(batch, stride, meta.addr, Instant::now(), &self.counters)
+        {
+            self.send(&via, batch, stride, meta);
+        }
+        len
+    }
+
+    fn send(&self, via: &Via, batch: &[u8], stride: usize, meta: &RecvMeta) {
+        let Some(wire) = self.wires.get(via.wire) else {
+            return;
+        };
+        // 1 where the network card cannot segment; quinn's socket finds out by itself.
+        let together = wire.socket.max_transmit_segments().max(1);
+        for chunk in batch.chunks(stride.saturating_mul(together)) {
+            let transmit = Transmit {
+                destination: via.to,
+                ecn: meta.ecn,
+                contents: chunk,
+                segment_size: (chunk.len() > stride).then_some(stride),
+                src_ip: via.source,
+            };
+            if wire.socket.try_send(&transmit).is_err() {
+                self.counters.relay_full.add(chunk.len().div_ceil(stride) as u64);
+            }
+        }
+    }
+
+    fn answer(&self, number: usize, request: &[u8], meta: &RecvMeta) {
+        let Some(answer) = self
+            .stun
+            .answer(&self.wires, number, request, meta, Instant::now())
+        else {
+            return;
+        };
+        let Some(wire) = self.wires.get(answer.wire) else {
+            return;
+        };
+        let transmit = Transmit {
+            destination: answer.to,
+            ecn: None,
+            contents: &answer.bytes,
+            segment_size: None,
+            src_ip: answer.source,
+        };
+        if wire.socket.try_send(&transmit).is_err() {
+            self.counters.stun_full.add(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

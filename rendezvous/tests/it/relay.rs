@@ -1,0 +1,177 @@
+//! Frames between two registered nodes, and from strangers.
+
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use knothole_proto::id::{ChannelId, PairTag};
+use knothole_proto::wire::relay::header;
+use knothole_rendezvous::Server;
+use quinn::Runtime;
+use quinn::TokioRuntime;
+use quinn::udp::Transmit;
+use tokio::time::timeout;
+
+use super::node::{Node, PATIENCE};
+use super::{server, server_with};
+
+/// Long enough for a datagram on loopback to arrive, if it comes at all.
+const SILENCE: Duration = Duration::from_millis(200);
+
+async fn pair(server: &Server) -> (Node, Node, ChannelId) {
+    let url = &server.ready().server_url;
+    let tag = PairTag([7; 16]);
+    let mut one = Node::registered(url, "one", PairTag([1; 16])).await;
+    let mut other = Node::registered(url, "other", tag).await;
+    let introduction = one.introduced_to(other.peer, tag).await;
+    other.introduction().await;
+    (one, other, introduction.channel.expect("a channel"))
+}
+
+fn frame(channel: ChannelId, fill: u8, len: usize) -> Vec<u8> {
+    let mut frame = header(channel).to_vec();
+    frame.resize(len, fill);
+    frame
+}
+
+impl Node {
+    async fn other(&mut self) -> Vec<u8> {
+        timeout(PATIENCE, self.others.recv())
+            .await
+            .expect("a datagram in time")
+            .expect("a datagram")
+    }
+}
+
+#[tokio::test]
+async fn frames_pass_both_ways_unchanged() {
+    let server = server().await;
+    let (mut one, mut other, channel) = pair(&server).await;
+    let there = frame(channel, 1, 1200);
+    one.raw.send_to(&there, one.target.addr).unwrap();
+    assert_eq!(other.other().await, there);
+    let back = frame(channel, 2, 11);
+    other.raw.send_to(&back, other.target.addr).unwrap();
+    assert_eq!(one.other().await, back);
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_batch_that_the_kernel_coalesced_arrives_as_the_same_datagrams() {
+    let server = server_with(|config| config.relay_total_bits = 10_000_000_000).await;
+    let (one, mut other, channel) = pair(&server).await;
+    let frames: Vec<Vec<u8>> = (0..20)
+        .map(|n| frame(channel, n, if n == 19 { 500 } else { 1400 }))
+        .collect();
+    let socket = TokioRuntime
+        .wrap_udp_socket(one.raw.try_clone().unwrap())
+        .unwrap();
+    let batch = frames.concat();
+    let transmit = Transmit {
+        destination: one.target.addr,
+        ecn: None,
+        contents: &batch,
+        segment_size: Some(1400),
+        src_ip: None,
+    };
+    // Until the runtime has learnt that the new socket is writable.
+    while socket.try_send(&transmit).is_err() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for expected in frames {
+        assert_eq!(other.other().await, expected);
+    }
+    let stats = server.stats().await;
+    assert_eq!(stats.relay.forwarded_bytes, batch.len() as u64);
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn frames_from_any_other_source_go_nowhere() {
+    let server = server().await;
+    let (mut one, mut other, channel) = pair(&server).await;
+    let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+    stranger
+        .send_to(&frame(channel, 3, 100), one.target.addr)
+        .unwrap();
+    one.raw
+        .send_to(&frame(ChannelId(channel.0 ^ 1), 3, 100), one.target.addr)
+        .unwrap();
+    one.raw
+        .send_to(&frame(channel, 3, 1453), one.target.addr)
+        .unwrap();
+    assert!(timeout(SILENCE, other.others.recv()).await.is_err());
+    assert!(timeout(SILENCE, one.others.recv()).await.is_err());
+    let stats = server.stats().await;
+    assert_eq!((stats.relay.wrong_source, stats.relay.unknown_channel), (1, 1));
+    assert_eq!(
+        (stats.datagrams.relay_malformed, stats.relay.forwarded_bytes),
+        (1, 0)
+    );
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_channel_ends_with_the_connection_of_either_side() {
+    let server = server().await;
+    let (one, mut other, channel) = pair(&server).await;
+    one.connection.close(0u32.into(), b"");
+    other.hear().await;
+    other
+        .raw
+        .send_to(&frame(channel, 1, 100), other.target.addr)
+        .unwrap();
+    one.raw.send_to(&frame(channel, 1, 100), one.target.addr).unwrap();
+    assert!(timeout(SILENCE, other.others.recv()).await.is_err());
+    assert_eq!(server.stats().await.relay.channels, 0);
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_relay_follows_a_node_whose_address_changes() {
+    let server = server().await;
+    let (mut one, mut other, channel) = pair(&server).await;
+    // What a new mapping of a NAT looks like: the same QUIC connection from another port.
+    let moved = UdpSocket::bind("127.0.0.1:0").unwrap();
+    one.raw = moved.try_clone().unwrap();
+    one.endpoint.rebind(moved).unwrap();
+    one.ask_the_time().await;
+    let there = frame(channel, 1, 100);
+    one.raw.send_to(&there, one.target.addr).unwrap();
+    assert_eq!(other.other().await, there);
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_total_cap_holds() {
+    let server = server_with(|config| config.relay_total_bits = 1_000_000).await;
+    let (one, mut other, channel) = pair(&server).await;
+    let started = std::time::Instant::now();
+    for _ in 0..1000 {
+        one.raw
+            .send_to(&frame(channel, 1, 1400), one.target.addr)
+            .unwrap();
+        tokio::task::yield_now().await;
+    }
+    tokio::time::sleep(SILENCE).await;
+    let stats = server.stats().await.relay;
+    let allowed = 256.0 * 1024.0 + 1_000_000.0 / 8.0 * started.elapsed().as_secs_f64();
+    assert!(stats.forwarded_bytes as f64 <= allowed, "{stats:?}");
+    assert!(stats.refused_bytes > 500_000, "{stats:?}");
+    let mut arrived = 0;
+    while let Ok(datagram) = other.others.try_recv() {
+        arrived += datagram.len() as u64;
+    }
+    assert_eq!(arrived, stats.forwarded_bytes);
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn without_a_relay_there_is_no_channel() {
+    let server = server_with(|config| config.relay_total_bits = 0).await;
+    let url = &server.ready().server_url;
+    let tag = PairTag([7; 16]);
+    let mut one = Node::registered(url, "one", PairTag([1; 16])).await;
+    let other = Node::registered(url, "other", tag).await;
+    assert_eq!(one.introduced_to(other.peer, tag).await.channel, None);
+    server.shutdown().await;
+}
