@@ -108,13 +108,9 @@ impl ServerArgs {
 
 fn default_data_dir() -> Result<PathBuf, Failure> {
     // systemd names the directories that it made for a service, separated by colons (systemd.exec, StateDirectory=).
-    if let Some(dirs) = std::env::var_os("STATE_DIRECTORY") {
-        if let Some(first) = std::env::split_paths(&dirs)
-            .next()
-            .filter(|dir| dir.is_absolute())
-        {
-            return Ok(first);
-        }
+    let made = std::env::var_os("STATE_DIRECTORY").and_then(|dirs| std::env::split_paths(&dirs).next());
+    if let Some(dir) = made.filter(|dir| dir.is_absolute()) {
+        return Ok(dir);
     }
     etcetera::choose_base_strategy()
         .ok()

@@ -93,7 +93,7 @@ where
             error!(%why, claims = ids.len(), "names could not be stored");
         }
         for id in ids {
-            let result = result.as_ref().map(|()| ()).map_err(|_| StoreFailed);
+            let result = if result.is_ok() { Ok(()) } else { Err(StoreFailed) };
             // Whoever waited may be gone; the record is on disk all the same.
             let _ = reports.send(Stored { id, result }.into()).await;
         }

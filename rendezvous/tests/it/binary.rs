@@ -57,13 +57,13 @@ impl Running {
         );
     }
 
-    fn wait(&mut self) -> Option<i32> {
+    async fn wait(&mut self) -> Option<i32> {
         let until = Instant::now() + Duration::from_secs(10);
         while Instant::now() < until {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status.code();
             }
-            std::thread::sleep(Duration::from_millis(10));
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         panic!("the server does not end");
     }
@@ -92,7 +92,7 @@ async fn run_prints_the_line_that_a_node_needs_and_ends_cleanly() {
     assert!(matches!(node.hello(Some("nas")).await, FromServer::Welcome(_)));
     server.signal("TERM");
     assert!(matches!(node.hear().await, FromServer::Draining { .. }));
-    assert_eq!(server.wait(), Some(0));
+    assert_eq!(server.wait().await, Some(0));
     for file in ["server.key", "token", "names.redb"] {
         let mode = std::fs::metadata(data.join(file)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
@@ -106,8 +106,8 @@ async fn run_prints_the_line_that_a_node_needs_and_ends_cleanly() {
     assert!(again.line.ends_with(&format!("/{key}'")), "{}", again.line);
 }
 
-#[test]
-fn run_with_json_prints_one_event() {
+#[tokio::test]
+async fn run_with_json_prints_one_event() {
     let dir = tempfile::tempdir().unwrap();
     let mut server = Running::start(
         &["run", "--listen", "127.0.0.1:0", "--open", "--json"],
@@ -119,7 +119,7 @@ fn run_with_json_prints_one_event() {
     assert!(event["listen"][0].as_str().unwrap().starts_with("127.0.0.1:"));
     assert!(event["alt"][0].as_str().unwrap().starts_with("127.0.0.1:"));
     server.signal("INT");
-    assert_eq!(server.wait(), Some(0));
+    assert_eq!(server.wait().await, Some(0));
     let mut rest = String::new();
     server
         .child
@@ -157,12 +157,12 @@ fn what_cannot_work_is_a_configuration_error_with_a_hint() {
     }
 }
 
-#[test]
-fn a_corrupt_database_is_refused_by_the_executable() {
+#[tokio::test]
+async fn a_corrupt_database_is_refused_by_the_executable() {
     let dir = tempfile::tempdir().unwrap();
     let mut server = Running::start(&["run", "--listen", "127.0.0.1:0"], dir.path());
     server.signal("TERM");
-    assert_eq!(server.wait(), Some(0));
+    assert_eq!(server.wait().await, Some(0));
     std::fs::write(dir.path().join("names.redb"), b"garbage").unwrap();
     let refused = output(&["run", "--listen", "127.0.0.1:0"], dir.path());
     let said = String::from_utf8(refused.stderr).unwrap();

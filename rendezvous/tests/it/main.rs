@@ -1,4 +1,5 @@
 //! The server as nodes, strangers and operators meet it: over loopback, with real sockets, QUIC and files.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // in helpers too, a failure is the test's failure
 
 mod binary;
 mod control;
