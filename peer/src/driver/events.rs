@@ -29,10 +29,6 @@ impl Driver {
             Some(ControlEvent::Message(message)) => self.feed(Input::Control(message)),
             Some(ControlEvent::Down) => {
                 self.to_server = None;
-                for (_, reply) in std::mem::take(&mut self.lookups) {
-                    // Whoever asked may have given up.
-                    let _ = reply.send(Err(LookupError::ServerLost));
-                }
                 self.fail_start(StartError::ServerLost);
                 if self.ports.registered.borrow().is_some() {
                     tracing::info!("the connection to the server is lost");
@@ -105,6 +101,9 @@ impl Driver {
                 if let Some(reply) = self.connects.remove(&request) {
                     // Whoever asked may have given up.
                     let _ = reply.send(Err(connect_error(why)));
+                } else if let Some(reply) = self.lookups.remove(&request) {
+                    // As above.
+                    let _ = reply.send(Err(lookup_error(why)));
                 }
             }
             Event::LinkDown { link, why } => self.on_link_down(link, why),
@@ -169,6 +168,7 @@ impl Driver {
                 path: shared.path(),
                 shared,
                 role: link.role,
+                policy: link.policy,
                 channel: None,
                 idle_since: None,
             };
@@ -178,7 +178,7 @@ impl Driver {
         let Some(entry) = self.links.get_mut(&id) else {
             return;
         };
-        entry.channel = link.channel;
+        (entry.role, entry.policy, entry.channel) = (link.role, link.policy, link.channel);
         self.ports.paths.set_channel(id, link.channel);
         let granted = LinkUse::new(&entry.shared);
         if let Some(reply) = link.request.and_then(|request| self.connects.remove(&request)) {
@@ -244,6 +244,14 @@ impl Driver {
     fn tell(&self, event: NodeEvent) {
         // Fails only when nobody listens.
         let _ = self.ports.events.send(event);
+    }
+}
+
+fn lookup_error(why: ConnectFailure) -> LookupError {
+    match why {
+        ConnectFailure::Timeout => LookupError::Timeout,
+        ConnectFailure::Refused(_) => LookupError::TooFast,
+        _ => LookupError::ServerLost,
     }
 }
 

@@ -7,7 +7,6 @@ use std::time::Duration;
 use knothole_proto::connector::Link;
 use knothole_proto::id::{Name, PeerId};
 use knothole_proto::path::{Path, Why};
-use knothole_proto::wire::PathPolicy;
 use tokio::sync::{Notify, watch};
 
 use crate::net::LinkPath;
@@ -18,7 +17,6 @@ use crate::session::PathState;
 pub(crate) struct LinkShared {
     peer: PeerId,
     peer_name: Option<Name>,
-    policy: PathPolicy,
     transport: Arc<LinkPath>,
     path: watch::Sender<PathState>,
     down: watch::Sender<bool>,
@@ -36,7 +34,6 @@ impl LinkShared {
         Self {
             peer: link.peer,
             peer_name: link.peer_name.clone(),
-            policy: link.policy,
             transport,
             path: watch::Sender::new(PathState {
                 path,
@@ -50,10 +47,6 @@ impl LinkShared {
 
     pub(crate) fn peer(&self) -> PeerId {
         self.peer
-    }
-
-    pub(crate) fn policy(&self) -> PathPolicy {
-        self.policy
     }
 
     pub(crate) fn transport(&self) -> &Arc<LinkPath> {

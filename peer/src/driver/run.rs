@@ -69,6 +69,7 @@ pub(crate) struct Ports {
 pub(crate) struct LinkEntry {
     pub(crate) shared: Arc<LinkShared>,
     pub(crate) role: Role,
+    pub(crate) policy: PathPolicy,
     pub(crate) channel: Option<ChannelId>,
     /// The path as the connector last named it.
     pub(crate) path: Path,
@@ -209,10 +210,6 @@ impl Driver {
                 afresh,
                 reply,
             }) => self.on_connect(peer, policy, afresh, reply),
-            Some(Request::Lookup { reply, .. }) if self.to_server.is_none() => {
-                // Whoever asked may have given up already.
-                let _ = reply.send(Err(LookupError::ServerLost));
-            }
             Some(Request::Lookup { name, reply }) => {
                 let request = self.request_id();
                 self.lookups.retain(|_, reply| !reply.is_closed());
@@ -234,7 +231,7 @@ impl Driver {
     ) {
         let fits = |entry: &&LinkEntry| {
             let link = &entry.shared;
-            link.peer() == peer && link.policy() == policy && link.in_use()
+            link.peer() == peer && entry.policy == policy && link.in_use()
         };
         if let Some(entry) = self.links.values().find(fits).filter(|_| !afresh) {
             let link = LinkUse::new(&entry.shared);
@@ -286,12 +283,15 @@ impl Driver {
         self.drop_abandoned_pairing();
         if self.suspend.slept(Instant::now(), SystemTime::now()) {
             tracing::info!("this machine slept; its connections are checked");
+            // The connector doubts every path when the addresses change, and mappings do not survive a sleep.
+            self.feed(Input::LocalCandidates(Vec::new()));
+            self.feed(Input::LocalCandidates(self.candidates.clone()));
             self.network_changed();
         }
         if let Ok(permit) = seen.clone().try_reserve_owned() {
-            let (config, sockets) = (self.config.clone(), Arc::clone(&self.ports.sockets));
+            let reading = offered(self.config.allow_loopback, Arc::clone(&self.ports.sockets));
             tokio::spawn(async move {
-                permit.send(offered(&config, &sockets).await);
+                permit.send(reading.await);
             });
         }
     }

@@ -8,7 +8,6 @@ use knothole_proto::connector::{Command, Connector, ConnectorConfig, Input};
 use knothole_proto::id::Instance;
 use knothole_proto::punch::PunchConfig;
 use knothole_proto::seed::Seed;
-use knothole_proto::wire::PathPolicy;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::control::{self, ControlHandle};
@@ -42,7 +41,7 @@ pub(crate) async fn start(config: NodeConfig) -> Result<Node, StartError> {
         Arc::clone(&counters),
     );
     let quic = Quic::new(config.identity.clone(), Arc::new(socket)).map_err(|_| StartError::Crypto)?;
-    let offered = offered(&config, &sockets).await;
+    let offered = offered(config.allow_loopback, Arc::clone(&sockets)).await;
     let connector = connector(&config, &seed, offered.clone());
 
     let handle = Arc::<ControlHandle>::default();
@@ -96,12 +95,8 @@ pub(crate) async fn start(config: NodeConfig) -> Result<Node, StartError> {
     }))
 }
 
-/// The host candidates of this moment; none for a node that wants the relay only, which tells nobody its addresses.
-pub(crate) async fn offered(config: &NodeConfig, sockets: &Arc<Sockets>) -> Vec<Candidate> {
-    if config.policy == PathPolicy::RelayOnly {
-        return Vec::new();
-    }
-    let (sockets, allow_loopback) = (Arc::clone(sockets), config.allow_loopback);
+/// The host candidates of this moment.
+pub(crate) async fn offered(allow_loopback: bool, sockets: Arc<Sockets>) -> Vec<Candidate> {
     let reading = tokio::task::spawn_blocking(move || host_candidates(&sockets, allow_loopback));
     reading.await.unwrap_or_default()
 }

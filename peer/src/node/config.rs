@@ -25,8 +25,6 @@ pub struct NodeConfig {
     pub accepting: bool,
     /// The paired machines.
     pub peers: Vec<Peer>,
-    /// With [`PathPolicy::RelayOnly`] this node tells nobody an address of its own.
-    pub policy: PathPolicy,
     /// Where its sockets are bound.
     pub bind: Bind,
     /// Use loopback addresses as candidates too: for tests on one machine.
@@ -42,7 +40,6 @@ impl NodeConfig {
             name: None,
             accepting: true,
             peers: Vec::new(),
-            policy: PathPolicy::Auto,
             bind: Bind::default(),
             allow_loopback: false,
         }

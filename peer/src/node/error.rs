@@ -105,6 +105,9 @@ pub enum LookupError {
     /// The server did not answer in time.
     #[error("the server did not answer in time")]
     Timeout,
+    /// Too many questions are waiting for an answer.
+    #[error("too many questions in too short a time")]
+    TooFast,
     /// The node has stopped, or cannot take more requests.
     #[error("the node has stopped")]
     Stopped,
