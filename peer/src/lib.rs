@@ -16,12 +16,14 @@
 //! | [`node`] | the public interface |
 #![forbid(unsafe_code)]
 
+pub mod app;
 mod driver;
 pub mod identity;
 mod net;
 pub mod node;
 pub mod server_url;
 pub mod session;
+pub mod untrusted;
 
 pub use identity::{Identity, IdentityError};
 pub use knothole_proto::connector::Nat;

@@ -1,0 +1,68 @@
+//! What people do over a connection: move files, measure it.
+//!
+//! Applications see nodes and connections and nothing below. They neither print nor ask nor exit: what happens goes to
+//! a [`Listener`], what needs a person's answer is a value that the caller acts on.
+
+pub mod framed;
+pub mod ping;
+pub mod transfer;
+
+use std::future::Future;
+
+use quinn::{RecvStream, SendStream};
+
+use crate::session::{Connection, StreamError};
+
+/// Hears what an application does while it does it. Called from many tasks; must return at once.
+pub trait Listener: Send + Sync + 'static {
+    /// Something happened.
+    fn on(&self, event: Event);
+}
+
+/// Something happened that a person or a script may want to see. Strings of the other side are untrusted.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The offer is with the other side; it decides.
+    Offered,
+    /// The other side takes this many bytes of it.
+    Accepted {
+        /// Bytes that will move.
+        bytes: u64,
+    },
+    /// Bytes of files moved so far.
+    Progress {
+        /// So many.
+        bytes: u64,
+        /// Of so many.
+        total: u64,
+    },
+    /// A file did not come to its place.
+    File {
+        /// Its path, untrusted.
+        path: String,
+        /// What became of it.
+        outcome: transfer::Outcome,
+    },
+    /// A question of a ping was answered.
+    Pong(ping::Pong),
+}
+
+/// The part of a connection that bulk data needs: streams in one direction.
+pub trait Bulk: Clone + Send + Sync + 'static {
+    /// Open a stream.
+    fn open_uni(&self) -> impl Future<Output = Result<SendStream, StreamError>> + Send;
+
+    /// The next stream that the other side opened. Safe to cancel.
+    fn accept_uni(&self) -> impl Future<Output = Result<RecvStream, StreamError>> + Send;
+}
+
+impl Bulk for Connection {
+    async fn open_uni(&self) -> Result<SendStream, StreamError> {
+        Self::open_uni(self).await
+    }
+
+    async fn accept_uni(&self) -> Result<RecvStream, StreamError> {
+        Self::accept_uni(self).await
+    }
+}
