@@ -46,9 +46,13 @@ impl Engine {
             wake,
         });
         let running = Arc::clone(&shared);
+        let wire = move || {
+            running.run(&tuns);
+            close(tuns);
+        };
         let thread = std::thread::Builder::new()
             .name("lab fabric".to_owned())
-            .spawn(move || running.run(&tuns))?;
+            .spawn(wire)?;
         Ok(Self {
             shared,
             thread: Some(thread),
@@ -101,6 +105,17 @@ impl Shared {
             deliver(&mut network, tuns, &mut arrived);
         }
     }
+}
+
+/// Closing a device takes the kernel some 30 ms of waiting (it lets all readers of its device list finish), which
+/// several can do at once.
+fn close(tuns: Vec<Tun>) {
+    std::thread::scope(|scope| {
+        for tun in tuns {
+            // Without room for a thread the closure is dropped, which closes the device just as well.
+            let _closing = std::thread::Builder::new().spawn_scoped(scope, move || drop(tun));
+        }
+    });
 }
 
 /// Takes in what one host has sent.

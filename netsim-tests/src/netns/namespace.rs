@@ -75,11 +75,17 @@ impl Namespace {
     ///
     /// # Errors
     ///
-    /// [`LabError::Enter`]. A panic of `work` continues in the caller.
+    /// [`LabError::Enter`], [`LabError::Thread`]. A panic of `work` continues in the caller.
     pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> Result<R, LabError> {
         let inside = || self.enter().map(|()| work());
-        std::thread::scope(|scope| scope.spawn(inside).join())
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new()
+                .spawn_scoped(scope, inside)
+                .map_err(LabError::Thread)?;
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 
     /// Starts a program inside. It is killed when the namespace is dropped, or when this process ends in any way; what
