@@ -69,6 +69,11 @@ impl Identity {
         PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()))
     }
 
+    /// 32 secret bytes for one purpose, the same at every start.
+    pub(crate) fn derive(&self, purpose: &str) -> [u8; 32] {
+        blake3::derive_key(purpose, self.key.serialized_der())
+    }
+
     fn from_key(key: KeyPair) -> Result<Self, IdentityError> {
         let certificate = CertificateParams::new(vec![CERTIFICATE_NAME.to_owned()])
             .and_then(|params| params.self_signed(&key))

@@ -12,7 +12,7 @@ use knothole_proto::seed::Seed;
 use knothole_proto::stun::{StunConfig, StunServer, StunStats};
 use quinn::{Endpoint, Runtime, TokioRuntime};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -94,7 +94,8 @@ pub struct Server {
     acceptors: JoinSet<&'static str>,
     /// Never end while the server runs.
     others: JoinSet<&'static str>,
-    store: JoinHandle<()>,
+    /// Ends when the hub has ended and everything is written.
+    store: JoinSet<&'static str>,
 }
 
 impl Server {
@@ -161,7 +162,7 @@ impl Server {
         let part = tokio::select! {
             Some(ended) = self.acceptors.join_next() => ended.unwrap_or("accepting connections"),
             Some(ended) = self.others.join_next() => ended.unwrap_or("registry or discovery"),
-            _ = &mut self.store => "store",
+            Some(ended) = self.store.join_next() => ended.unwrap_or("store"),
         };
         warn!(part, "a part of the server failed");
         part
@@ -188,7 +189,7 @@ impl Server {
         self.acceptors.shutdown().await;
         // Ends the hub, and with it the queue to the store, which writes what it has got and closes its file.
         let _ = self.hub.send(ToHub::Stop).await;
-        let _ = timeout(DRAIN, &mut self.store).await;
+        let _ = timeout(DRAIN, self.store.join_next()).await;
         self.others.shutdown().await;
         info!("stopped");
     }
@@ -196,6 +197,7 @@ impl Server {
     fn assemble(config: &Config, seed: &Seed, listening: Listening, data: Data) -> Result<Self, StartError> {
         let now = Instant::now();
         let server_config = tls::server_config(&data.identity)?;
+        let endpoint_config = tls::endpoint_config(&data.identity);
         let ready = ready(config, &listening, &data);
         let (alternate_port, alternate) = (listening.alternate_port, listening.alternate);
         let (moved, moved_ends) = mpsc::channel(MOVED);
@@ -228,22 +230,28 @@ impl Server {
             gate: Arc::new(Gate::new(seed, now)),
             acceptors: JoinSet::new(),
             others: JoinSet::new(),
-            store: tokio::spawn(store::worker(data.store, waiting_claims, hub.clone())),
+            store: JoinSet::new(),
             hub,
             datagrams,
         };
+        let writing = store::worker(data.store, waiting_claims, server.hub.clone());
+        server.store.spawn(async move {
+            writing.await;
+            "store"
+        });
         server.others.spawn(async move {
             running.run(inputs, moved_ends).await;
             "registry"
         });
-        server.open_endpoints(server_config, &watch_closing)?;
+        server.open_endpoints(&endpoint_config, &server_config, &watch_closing)?;
         Ok(server)
     }
 
     /// Begin to receive on every socket.
     fn open_endpoints(
         &mut self,
-        server_config: quinn::ServerConfig,
+        endpoint_config: &quinn::EndpointConfig,
+        server_config: &quinn::ServerConfig,
         closing: &watch::Receiver<bool>,
     ) -> Result<(), StartError> {
         let acceptor = Acceptor {
@@ -262,7 +270,7 @@ impl Server {
                 continue;
             }
             let endpoint = Endpoint::new_with_abstract_socket(
-                tls::endpoint_config(),
+                endpoint_config.clone(),
                 Some(server_config.clone()),
                 Arc::new(port),
                 Arc::new(TokioRuntime),

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use knothole_proto::wire::CONTROL_ALPN;
 use quinn::crypto::rustls::QuicServerConfig;
+use quinn::crypto::{CryptoError, HmacKey};
 use quinn::{EndpointConfig, IdleTimeout, TransportConfig, VarInt};
+use quinn_proto::HashedConnectionIdGenerator;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -73,11 +75,44 @@ pub(crate) fn server_config(identity: &Identity) -> Result<quinn::ServerConfig, 
     Ok(config)
 }
 
-/// Endpoint settings: packets are told apart by their first byte, so QUIC's fixed bit must stay fixed.
-pub(crate) fn endpoint_config() -> EndpointConfig {
-    let mut config = EndpointConfig::default();
-    config.grease_quic_bit(false);
+/// Endpoint settings. Packets are told apart by their first byte, so QUIC's fixed bit must stay fixed.
+///
+/// What recognises the packets of an earlier run comes from the server's key. So after a crash nodes are told at their
+/// next packet that their connection is gone (RFC 9000 section 10.3), instead of finding out by silence.
+pub(crate) fn endpoint_config(identity: &Identity) -> EndpointConfig {
+    let mut config = EndpointConfig::new(Arc::new(ResetKey(identity.derive("knothole 1 stateless reset"))));
+    let [a, b, c, d, e, f, g, h, ..] = identity.derive("knothole 1 connection ids");
+    let connection_ids = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
     config
+        .grease_quic_bit(false)
+        .cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(connection_ids)));
+    config
+}
+
+/// Makes the tokens by which a node recognises a stateless reset.
+struct ResetKey([u8; 32]);
+
+impl HmacKey for ResetKey {
+    fn sign(&self, data: &[u8], signature_out: &mut [u8]) {
+        for (to, from) in signature_out
+            .iter_mut()
+            .zip(blake3::keyed_hash(&self.0, data).as_bytes())
+        {
+            *to = *from;
+        }
+    }
+
+    fn signature_len(&self) -> usize {
+        blake3::OUT_LEN
+    }
+
+    fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), CryptoError> {
+        let given = <[u8; blake3::OUT_LEN]>::try_from(signature).map_err(|_| CryptoError)?;
+        // `blake3::Hash` compares in constant time.
+        (blake3::keyed_hash(&self.0, data) == given)
+            .then_some(())
+            .ok_or(CryptoError)
+    }
 }
 
 fn transport() -> TransportConfig {

@@ -1,1 +1,353 @@
+//! What becomes of each datagram in a receive buffer, with sockets that only remember what was sent through them.
 
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use knothole_proto::id::ChannelId;
+use knothole_proto::rendezvous::{ConnId, RelayConfig};
+use knothole_proto::seed::Seed;
+use knothole_proto::stun::{BindingRequest, Change, ServerSocket, StunConfig, StunPolicy, StunServer};
+use knothole_proto::wire::relay::header;
+use quinn::udp::{EcnCodepoint, RecvMeta, Transmit};
+use quinn::{AsyncUdpSocket, UdpPoller};
+use tokio::sync::mpsc;
+
+use super::{Counters, Datagrams, Purpose, Relay, Site, Stun, Via, Wire};
+
+const NODE_A: &str = "198.51.100.1:1000";
+const NODE_B: &str = "198.51.100.2:2000";
+const CHANNEL: ChannelId = ChannelId(77);
+const OTHER_CHANNEL: ChannelId = ChannelId(78);
+
+fn addr(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+/// One call of a socket's send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Sent {
+    to: SocketAddr,
+    bytes: Vec<u8>,
+    segment: Option<usize>,
+    ecn: Option<EcnCodepoint>,
+    source: Option<IpAddr>,
+}
+
+#[derive(Debug)]
+struct Memory {
+    sent: Mutex<Vec<Sent>>,
+    segments: usize,
+    full: bool,
+}
+
+impl AsyncUdpSocket for Memory {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        unreachable!("nobody waits for this socket")
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        if self.full {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.sent.lock().unwrap().push(Sent {
+            to: transmit.destination,
+            bytes: transmit.contents.to_vec(),
+            segment: transmit.segment_size,
+            ecn: transmit.ecn,
+            source: transmit.src_ip,
+        });
+        Ok(())
+    }
+
+    fn poll_recv(
+        &self,
+        _: &mut Context<'_>,
+        _: &mut [IoSliceMut<'_>],
+        _: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        Poll::Pending
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(addr("0.0.0.0:5668"))
+    }
+
+    fn max_transmit_segments(&self) -> usize {
+        self.segments
+    }
+}
+
+/// A server of one main and one discovery socket, with nodes A and B and two channels between them.
+struct World {
+    datagrams: Datagrams,
+    sockets: [Arc<Memory>; 2],
+    moved: mpsc::Receiver<[ConnId; 2]>,
+}
+
+impl World {
+    fn new(segments: usize, full: bool) -> Self {
+        let now = Instant::now();
+        let (moves, moved) = mpsc::channel(4);
+        let relay = Relay::new(RelayConfig::new(1_000_000_000), moves, now);
+        let source = Some("192.0.2.1".parse().unwrap());
+        for (conn, at) in [(ConnId(1), addr(NODE_A)), (ConnId(2), addr(NODE_B))] {
+            let via = Via {
+                to: at,
+                wire: 0,
+                source,
+            };
+            relay.move_end(conn, None, via);
+        }
+        for channel in [CHANNEL, OTHER_CHANNEL] {
+            let ends = [(ConnId(1), addr(NODE_A)), (ConnId(2), addr(NODE_B))];
+            assert!(relay.open(channel, ends, now));
+        }
+        let socket = || {
+            Arc::new(Memory {
+                sent: Mutex::default(),
+                segments,
+                full,
+            })
+        };
+        let sockets = [socket(), socket()];
+        let wire = |number: usize, purpose| Wire {
+            socket: sockets[number].clone(),
+            local: addr(["0.0.0.0:5668", "0.0.0.0:5669"][number]),
+            purpose,
+        };
+        let roles = vec![(ServerSocket::Main, 0), (ServerSocket::AlternatePort, 1)];
+        let config = StunConfig {
+            policy: StunPolicy::Nodes,
+            sockets: vec![
+                (ServerSocket::Main, addr("0.0.0.0:5668")),
+                (ServerSocket::AlternatePort, addr("0.0.0.0:5669")),
+            ],
+        };
+        let site = Site {
+            server: Mutex::new(StunServer::new(config, &Seed::from_number(1), now)),
+            sockets: roles,
+        };
+        Self {
+            datagrams: Datagrams {
+                wires: vec![wire(0, Purpose::Main), wire(1, Purpose::Discovery)],
+                relay,
+                stun: Stun { sites: vec![site] },
+                counters: Counters::default(),
+            },
+            sockets,
+            moved,
+        }
+    }
+
+    /// These datagrams arrive in one buffer; what is left for QUIC.
+    fn receive(&self, socket: usize, from: &str, stride: usize, datagrams: &[Vec<u8>]) -> Vec<u8> {
+        let mut buffer = datagrams.concat();
+        let len = buffer.len();
+        buffer.resize(len + 100, 0xee);
+        let mut meta = RecvMeta::default();
+        meta.addr = addr(from);
+        meta.len = len;
+        meta.stride = stride;
+        meta.ecn = Some(EcnCodepoint::Ect0);
+        meta.dst_ip = Some("192.0.2.9".parse().unwrap());
+        self.datagrams.sort(socket, &mut buffer, &mut meta);
+        buffer.truncate(meta.len);
+        buffer
+    }
+
+    fn sent(&self, socket: usize) -> Vec<Sent> {
+        std::mem::take(&mut self.sockets[socket].sent.lock().unwrap())
+    }
+}
+
+fn quic(fill: u8, len: usize) -> Vec<u8> {
+    let mut bytes = vec![fill; len];
+    bytes[0] = 0x40;
+    bytes
+}
+
+fn frame(channel: ChannelId, fill: u8, len: usize) -> Vec<u8> {
+    let mut bytes = header(channel).to_vec();
+    bytes.resize(len, fill);
+    bytes
+}
+
+fn stun(change: Change) -> Vec<u8> {
+    let now = Instant::now();
+    let mut rng = Seed::from_number(1).rng();
+    let mut request = BindingRequest::new(addr("192.0.2.9:5668"), change, &mut rng, now);
+    request.poll_transmit(now).unwrap()
+}
+
+#[test]
+fn a_buffer_of_quic_reaches_quinn_untouched() {
+    let world = World::new(64, false);
+    let datagrams = [quic(1, 100), quic(2, 100), quic(3, 40)];
+    assert_eq!(world.receive(0, NODE_A, 100, &datagrams), datagrams.concat());
+    assert_eq!(world.sent(0), []);
+}
+
+#[test]
+fn frames_of_one_channel_leave_as_one_batch_with_the_same_bytes() {
+    let world = World::new(64, false);
+    let datagrams: Vec<_> = (0..10)
+        .map(|n| frame(CHANNEL, n, if n == 9 { 33 } else { 100 }))
+        .collect();
+    assert_eq!(world.receive(0, NODE_A, 100, &datagrams), b"");
+    let batch = Sent {
+        to: addr(NODE_B),
+        bytes: datagrams.concat(),
+        segment: Some(100),
+        ecn: Some(EcnCodepoint::Ect0),
+        source: Some("192.0.2.1".parse().unwrap()),
+    };
+    assert_eq!(world.sent(0), [batch]);
+}
+
+#[test]
+fn where_the_card_cannot_segment_frames_leave_one_by_one() {
+    let world = World::new(1, false);
+    let datagrams = [
+        frame(CHANNEL, 1, 100),
+        frame(CHANNEL, 2, 100),
+        frame(CHANNEL, 3, 50),
+    ];
+    world.receive(0, NODE_B, 100, &datagrams);
+    let sent = world.sent(0);
+    assert_eq!(
+        sent.iter().map(|sent| sent.bytes.clone()).collect::<Vec<_>>(),
+        datagrams
+    );
+    assert!(
+        sent.iter()
+            .all(|sent| sent.segment.is_none() && sent.to == addr(NODE_A))
+    );
+}
+
+#[test]
+fn every_datagram_of_a_mixed_buffer_goes_its_own_way() {
+    let world = World::new(64, false);
+    let request = stun(Change::None);
+    let len = request.len();
+    let datagrams = [
+        quic(1, len),
+        frame(CHANNEL, 2, len),
+        frame(CHANNEL, 3, len),
+        request,
+        quic(4, len),
+        frame(OTHER_CHANNEL, 5, len),
+        frame(CHANNEL, 6, len),
+        vec![9; len],
+        vec![4; len],
+        quic(7, 30),
+    ];
+    let left = world.receive(0, NODE_A, len, &datagrams);
+    assert_eq!(left, [quic(1, len), quic(4, len), quic(7, 30)].concat());
+    let sent = world.sent(0);
+    assert_eq!(sent.len(), 4, "{sent:?}");
+    assert_eq!(
+        sent[0].bytes,
+        [frame(CHANNEL, 2, len), frame(CHANNEL, 3, len)].concat()
+    );
+    assert_eq!(sent[1].to, addr(NODE_A));
+    assert_eq!(
+        sent[1].source,
+        Some("192.0.2.9".parse().unwrap()),
+        "answers from where it was asked"
+    );
+    assert_eq!(sent[2].bytes, frame(OTHER_CHANNEL, 5, len));
+    assert_eq!(sent[3].bytes, frame(CHANNEL, 6, len));
+    assert_eq!(
+        world.datagrams.counters.read().unknown,
+        2,
+        "a probe is as unknown here as noise"
+    );
+}
+
+#[test]
+fn an_answer_leaves_through_the_socket_that_was_asked_for() {
+    let world = World::new(64, false);
+    let request = stun(Change::Port(5669));
+    assert_eq!(world.receive(0, NODE_A, request.len(), &[request]), b"");
+    assert_eq!((world.sent(0).len(), world.sent(1).len()), (0, 1));
+}
+
+#[test]
+fn a_discovery_socket_takes_nothing_but_stun() {
+    let world = World::new(64, false);
+    let request = stun(Change::None);
+    let len = request.len();
+    let left = world.receive(1, NODE_A, len, &[quic(1, len), frame(CHANNEL, 1, len), request]);
+    assert_eq!(left, b"");
+    assert_eq!((world.sent(0).len(), world.sent(1).len()), (0, 1));
+    assert_eq!(world.datagrams.counters.read().unknown, 2);
+}
+
+#[test]
+fn what_has_no_port_to_answer_to_is_dropped_whole() {
+    let world = World::new(64, false);
+    let left = world.receive(0, "198.51.100.1:0", 100, &[quic(1, 100), frame(CHANNEL, 1, 100)]);
+    assert_eq!((left, world.sent(0)), (vec![], vec![]));
+}
+
+#[test]
+fn a_frame_from_a_wrong_source_asks_once_where_the_ends_are() {
+    let mut world = World::new(64, false);
+    for _ in 0..3 {
+        world.receive(0, "203.0.113.5:5", 100, &[frame(CHANNEL, 1, 100)]);
+    }
+    assert_eq!(world.sent(0), []);
+    assert_eq!(world.moved.try_recv().ok(), Some([ConnId(1), ConnId(2)]));
+    assert!(world.moved.try_recv().is_err());
+}
+
+#[test]
+fn malformed_and_oversized_frames_are_dropped_and_counted() {
+    let world = World::new(64, false);
+    let empty = header(CHANNEL).to_vec();
+    let reserved = [&[5, 1][..], &frame(CHANNEL, 1, 50)[2..]].concat();
+    for bad in [vec![5], empty, reserved, frame(CHANNEL, 1, 1453)] {
+        assert_eq!(world.receive(0, NODE_A, bad.len(), &[bad.clone()]), b"");
+    }
+    assert_eq!(world.sent(0), []);
+    assert_eq!(world.datagrams.counters.read().relay_malformed, 4);
+    world.receive(0, NODE_A, 1452, &[frame(CHANNEL, 1, 1452)]);
+    assert_eq!(world.sent(0).len(), 1);
+}
+
+#[test]
+fn a_full_socket_drops_and_counts_datagrams() {
+    let world = World::new(64, true);
+    world.receive(
+        0,
+        NODE_A,
+        100,
+        &[
+            frame(CHANNEL, 1, 100),
+            frame(CHANNEL, 1, 100),
+            frame(CHANNEL, 1, 20),
+        ],
+    );
+    let request = stun(Change::None);
+    world.receive(0, NODE_A, request.len(), &[request]);
+    let counted = world.datagrams.counters.read();
+    assert_eq!((counted.relay_full, counted.stun_full), (3, 1));
+}
+
+#[test]
+fn a_newer_connection_at_an_address_outlives_the_older_one() {
+    let world = World::new(64, false);
+    let via = Via {
+        to: addr(NODE_B),
+        wire: 0,
+        source: None,
+    };
+    world.datagrams.relay.move_end(ConnId(3), None, via);
+    world.datagrams.relay.forget(ConnId(2), addr(NODE_B));
+    world.receive(0, NODE_A, 100, &[frame(CHANNEL, 1, 100)]);
+    assert_eq!(world.sent(0).len(), 1);
+}

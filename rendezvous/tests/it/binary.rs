@@ -7,10 +7,10 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use knothole_proto::wire::FromServer;
+use knothole_proto::wire::{FromServer, Refusal, ToServer};
 use serde_json::Value;
 
-use super::node::Node;
+use super::node::{Node, Target};
 
 fn command(args: &[&str], data: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_knothole-rendezvous"));
@@ -104,6 +104,33 @@ async fn run_prints_the_line_that_a_node_needs_and_ends_cleanly() {
     let key = url.rsplit('/').next().unwrap();
     assert!(again.line.contains("knot://knot.example.org:"), "{}", again.line);
     assert!(again.line.ends_with(&format!("/{key}'")), "{}", again.line);
+}
+
+#[tokio::test]
+async fn a_server_that_was_killed_keeps_its_names_and_tells_nodes_at_their_next_packet() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Running::start(&["run", "--listen", "127.0.0.1:0"], dir.path());
+    let url = server.line.replace("knothole up --server ", "").replace('\'', "");
+    let mut node = Node::connect(&url).await;
+    assert!(matches!(node.hello(Some("nas")).await, FromServer::Welcome(_)));
+    let listen = node.target.addr.to_string();
+    server.signal("KILL");
+    server.wait().await;
+
+    let again = Running::start(&["run", "--listen", &listen], dir.path());
+    let url = again.line.replace("knothole up --server ", "").replace('\'', "");
+    assert_eq!(Target::of(&url).key, node.target.key);
+    node.say(&ToServer::Time {
+        sent_us: 1,
+        rtt_us: 0,
+    })
+    .await;
+    let why = tokio::time::timeout(Duration::from_secs(3), node.connection.closed()).await;
+    assert!(matches!(why, Ok(quinn::ConnectionError::Reset)), "{why:?}");
+    let mut thief = Node::connect(&url).await;
+    let hello = thief.hello_message(Some("nas"));
+    thief.say(&ToServer::Hello(hello)).await;
+    assert_eq!(thief.refused().await, Refusal::NameTaken);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Frames between two registered nodes, and from strangers.
 
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use knothole_proto::id::{ChannelId, PairTag};
@@ -107,6 +107,28 @@ async fn frames_from_any_other_source_go_nowhere() {
         (stats.datagrams.relay_malformed, stats.relay.forwarded_bytes),
         (1, 0)
     );
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_node_on_ipv4_and_one_on_ipv6_reach_each_other() {
+    let server = server_with(|config| config.listen.extend("[::1]:0".parse::<SocketAddr>())).await;
+    let ready = server.ready();
+    assert_eq!(ready.alternate[0].port(), ready.alternate[1].port());
+    let over_v6 = ready
+        .server_url
+        .replace(&ready.listen[0].to_string(), &ready.listen[1].to_string());
+    let tag = PairTag([7; 16]);
+    let mut one = Node::registered(&ready.server_url, "one", PairTag([1; 16])).await;
+    let mut other = Node::registered(&over_v6, "other", tag).await;
+    let channel = one.introduced_to(other.peer, tag).await.channel.unwrap();
+    other.introduction().await;
+    let there = frame(channel, 1, 1200);
+    one.raw.send_to(&there, one.target.addr).unwrap();
+    assert_eq!(other.other().await, there);
+    let back = frame(channel, 2, 500);
+    other.raw.send_to(&back, other.target.addr).unwrap();
+    assert_eq!(one.other().await, back);
     server.shutdown().await;
 }
 
