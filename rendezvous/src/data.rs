@@ -99,7 +99,7 @@ impl Data {
     }
 }
 
-/// What [`Data::inspect`] found.
+/// What is in a data directory.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Inspected {

@@ -2,9 +2,9 @@
 //! [`knothole_proto::stun`]. It decides nothing itself beyond how many handshakes it takes on.
 //!
 //! One UDP port carries STUN, control connections (QUIC) and relay frames, told apart by their first byte. A datagram
-//! goes through [`socket`] to [`datagrams`], where frames are forwarded and STUN is answered on the spot; QUIC goes on
-//! to quinn and its messages through [`control`] to the one task that owns the registry. Names reach the disk through
-//! [`store`] before anybody is told that they hold them.
+//! goes through `socket` to `datagrams`, where frames are forwarded and STUN is answered on the spot; QUIC goes on
+//! to quinn and its messages through `control` to the one task that owns the registry. Names reach the disk through
+//! `store` before anybody is told that they hold them.
 //!
 //! ```no_run
 //! # async fn run() -> Result<(), knothole_rendezvous::StartError> {

@@ -148,12 +148,13 @@ impl World {
         let mut buffer = datagrams.concat();
         let len = buffer.len();
         buffer.resize(len + 100, 0xee);
-        let mut meta = RecvMeta::default();
-        meta.addr = addr(from);
-        meta.len = len;
-        meta.stride = stride;
-        meta.ecn = Some(EcnCodepoint::Ect0);
-        meta.dst_ip = Some("192.0.2.9".parse().unwrap());
+        let mut meta = RecvMeta {
+            addr: addr(from),
+            len,
+            stride,
+            ecn: Some(EcnCodepoint::Ect0),
+            dst_ip: Some("192.0.2.9".parse().unwrap()),
+        };
         self.datagrams.sort(socket, &mut buffer, &mut meta);
         buffer.truncate(meta.len);
         buffer
@@ -311,7 +312,10 @@ fn malformed_and_oversized_frames_are_dropped_and_counted() {
     let empty = header(CHANNEL).to_vec();
     let reserved = [&[5, 1][..], &frame(CHANNEL, 1, 50)[2..]].concat();
     for bad in [vec![5], empty, reserved, frame(CHANNEL, 1, 1453)] {
-        assert_eq!(world.receive(0, NODE_A, bad.len(), &[bad.clone()]), b"");
+        assert_eq!(
+            world.receive(0, NODE_A, bad.len(), std::slice::from_ref(&bad)),
+            b""
+        );
     }
     assert_eq!(world.sent(0), []);
     assert_eq!(world.datagrams.counters.read().relay_malformed, 4);
