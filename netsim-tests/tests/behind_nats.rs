@@ -1,0 +1,204 @@
+//! The node's library on hosts of the lab: real sockets and real NATs between them, without the command line.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use knothole::{
+    ConnectOptions, Connection, Identity, Node, NodeConfig, PairSecret, Path, PathPolicy, Peer, PeerId,
+    ServerUrl, Why,
+};
+use knothole_netsim::fabric::{HostSpec, Lab};
+use knothole_netsim::link::LinkSpec;
+use knothole_netsim::nat::kind;
+use knothole_rendezvous::{Config, Server};
+
+/// The server's address in the lab.
+const SERVER: Ipv4Addr = Ipv4Addr::new(5, 5, 5, 1);
+
+/// Longest wait for anything; generous, because tests share two cores.
+const SOON: Duration = Duration::from_secs(30);
+
+/// A lab with a server and two hosts behind NATs of these kinds; `None` where namespaces cannot be made.
+fn lab(a: &str, b: &str) -> Option<Lab> {
+    let behind = |name: &str, lan: [u8; 4]| {
+        HostSpec::behind(
+            kind(name).expect("a known kind").chain(&[IpAddr::V4(SERVER)]),
+            IpAddr::from(lan),
+        )
+    };
+    let link = LinkSpec {
+        delay: Duration::from_millis(5),
+        ..LinkSpec::default()
+    };
+    let lab = Lab::builder()
+        .host("server", HostSpec::public([SERVER]))
+        .host("a", behind(a, [192, 168, 1, 10]))
+        .host("b", behind(b, [192, 168, 2, 20]))
+        .link("a", link)
+        .link("b", link)
+        .build();
+    match lab {
+        Ok(lab) => Some(lab),
+        Err(error) => {
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "CI must be able to build the lab: {error}"
+            );
+            println!("skipped: {error}");
+            None
+        }
+    }
+}
+
+/// Run async work in a host, on a runtime whose threads are all inside.
+fn inside<R: Send>(lab: &Lab, host: &str, work: impl AsyncFnOnce() -> R + Send) -> R {
+    let run = || {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let result = runtime.block_on(work());
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        result
+    };
+    lab.host(host).expect("a host").run(run).expect("inside")
+}
+
+fn config(identity: Identity, server: ServerUrl, name: &str, other: PeerId) -> NodeConfig {
+    let peer = Peer {
+        id: other,
+        secret: PairSecret::from_bytes([7; 32]),
+    };
+    NodeConfig {
+        name: Some(name.parse().expect("a name")),
+        peers: vec![peer],
+        ..NodeConfig::new(identity, server)
+    }
+}
+
+/// Connect a to b, let `talk` use the connection at a; b echoes.
+fn meet<R: Send>(lab: &Lab, policy: PathPolicy, talk: impl AsyncFnOnce(Connection) -> R + Send) -> R {
+    let (a, b) = (
+        Identity::generate().expect("a key"),
+        Identity::generate().expect("a key"),
+    );
+    let (a_id, b_id) = (a.peer_id(), b.peer_id());
+    let (url_out, url_in) = mpsc::channel();
+    let (ready_out, ready_in) = mpsc::channel();
+    let (end_server, server_ends) = tokio::sync::oneshot::channel::<()>();
+    let (end_b, b_ends) = tokio::sync::oneshot::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            inside(lab, "server", async move || {
+                let config = Config {
+                    listen: vec![SocketAddr::from((SERVER, 5668))],
+                    open: true,
+                    ..Config::default()
+                };
+                let server = Server::start(config).await.expect("a server");
+                url_out
+                    .send(server.ready().server_url.clone())
+                    .expect("somebody waits");
+                let _ended = server_ends.await;
+                server.shutdown().await;
+            });
+        });
+        let url: ServerUrl = url_in
+            .recv_timeout(SOON)
+            .expect("a server")
+            .parse()
+            .expect("an address");
+        let b_config = config(b, url.clone(), "b", a_id);
+        scope.spawn(move || {
+            inside(lab, "b", async move || {
+                let node = Node::start(b_config).await.expect("b registers");
+                ready_out.send(()).expect("somebody waits");
+                let echo = async {
+                    while let Some(connection) = node.accept().await {
+                        tokio::spawn(async move {
+                            while let Ok((_, mut send, mut recv)) = connection.accept().await {
+                                let _ended = tokio::io::copy(&mut recv, &mut send).await;
+                                let _ended = send.finish();
+                            }
+                        });
+                    }
+                };
+                tokio::select! { () = echo => {}, _ = b_ends => {} }
+                node.shutdown().await;
+            });
+        });
+        ready_in.recv_timeout(SOON).expect("b registers");
+        let result = inside(lab, "a", async move || {
+            let node = Node::start(config(a, url, "a", b_id)).await.expect("a registers");
+            let options = ConnectOptions {
+                policy,
+                ..ConnectOptions::default()
+            };
+            let connection = node.connect(b_id, options).await.expect("a connection");
+            let result = talk(connection).await;
+            node.shutdown().await;
+            result
+        });
+        let _gone = end_b.send(());
+        let _gone = end_server.send(());
+        result
+    })
+}
+
+async fn echo(connection: &Connection, data: &[u8]) -> Vec<u8> {
+    let (mut send, mut recv) = connection.open("echo").await.expect("a stream");
+    let (sent, back) = tokio::join!(
+        async {
+            send.write_all(data).await.expect("sends");
+            send.finish().expect("ends");
+        },
+        recv.read_to_end(data.len())
+    );
+    let () = sent;
+    back.expect("comes back")
+}
+
+async fn until_direct(connection: &Connection) -> Duration {
+    let begun = Instant::now();
+    let mut path = connection.path();
+    let direct = tokio::time::timeout(SOON, path.wait_for(|state| state.path.is_direct())).await;
+    assert!(direct.is_ok(), "still {:?}", connection.path().borrow().path);
+    begun.elapsed()
+}
+
+#[test]
+fn two_port_restricted_nats_are_punched_and_a_stream_survives_the_move() {
+    let Some(lab) = lab("port-restricted", "port-restricted") else {
+        return;
+    };
+    meet(&lab, PathPolicy::Auto, async |connection| {
+        let data: Vec<u8> = (0..1_u32 << 20)
+            .map(|n| n.to_le_bytes()[(n % 3) as usize])
+            .collect();
+        assert!(echo(&connection, &data).await == data);
+        println!("direct after {:?}", until_direct(&connection).await);
+        assert!(echo(&connection, &data).await == data);
+    });
+}
+
+#[test]
+fn with_udp_only_to_the_server_the_relay_carries_and_the_reason_is_told() {
+    let Some(lab) = lab("udp-server-only", "port-restricted") else {
+        return;
+    };
+    meet(&lab, PathPolicy::Auto, async |connection| {
+        let mut path = connection.path();
+        let told = path.wait_for(|state| state.path == Path::Relay(Why::Silence));
+        assert!(
+            tokio::time::timeout(SOON, told).await.is_ok(),
+            "still {:?}",
+            connection.path().borrow().path
+        );
+        assert_eq!(
+            echo(&connection, b"through the server").await,
+            b"through the server"
+        );
+    });
+}
