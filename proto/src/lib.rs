@@ -16,7 +16,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`id`], [`addr`], [`path`], [`seed`] | words that all the others use |
+//! | [`id`], [`addr`], [`path`], [`seed`], [`quota`] | words that all the others use |
 //! | [`wire`] | everything that crosses the network: types and bytes |
 //! | [`pairing`] | two machines get to know each other by a short code |
 //! | [`rendezvous`] | the server: registry, introductions, relay |
@@ -31,6 +31,7 @@ pub mod id;
 pub mod pairing;
 pub mod path;
 pub mod punch;
+pub mod quota;
 pub mod rendezvous;
 pub mod seed;
 pub mod stun;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::quota::Rate;
 use crate::id::Token;
+use crate::quota::Rate;
 use crate::wire::{ConnectRefusal, Refusal};
 
 /// How often a node must be heard of. NATs keep a UDP mapping for 30 s at the least that was measured (Hatonen 2010),

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::command::ConnId;
 use super::config::{HELLO_WITHIN, REFRESH, REFRESHES_MISSED};
-use super::quota::Bucket;
 use crate::addr::{Candidate, canonical};
 use crate::id::{Instance, Name, PairTag, PeerId};
+use crate::quota::Bucket;
 
 /// One run of one node.
 pub(super) type Run = (PeerId, Instance);

@@ -14,7 +14,6 @@ mod introduction;
 mod nameplates;
 mod names;
 mod offer;
-pub mod quota;
 mod registry;
 mod relay;
 mod rooms;

@@ -22,10 +22,10 @@ use super::connection::{Connection, Connections};
 use super::deadlines::{Deadlines, Due};
 use super::nameplates::Nameplates;
 use super::names::Names;
-use super::quota::BucketTable;
 use super::sessions::Sessions;
 use crate::addr::canonical;
 use crate::id::{PeerId, RequestId, SessionId};
+use crate::quota::BucketTable;
 use crate::seed::{Rng, Seed};
 use crate::wire::{CloseReason, FromServer, PairEnd, Refusal, ToServer};
 

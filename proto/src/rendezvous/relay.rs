@@ -9,9 +9,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::command::ConnId;
-use super::quota::Bucket;
 use crate::addr::canonical;
 use crate::id::ChannelId;
+use crate::quota::Bucket;
 
 /// Most channels at a time. Each takes about 300 bytes; the registry's cap on sessions is the same.
 pub(super) const CHANNELS_MAX: usize = 65_536;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::codec::{self, Flips, Request, Success};
 use crate::addr::{Reach, canonical};
-use crate::rendezvous::quota::{BucketTable, Rate};
+use crate::quota::{BucketTable, Rate};
 use crate::seed::Seed;
 
 /// Answers for one network that are no longer than their requests: ten nodes at their start at once, thirty more a minute.

@@ -69,9 +69,9 @@ pub enum FromServer {
         /// What it sent.
         body: Vec<u8>,
     },
-    /// 11: the nameplate is gone.
+    /// 11: the nameplate is gone, or none was opened.
     PairEnded {
-        /// The nameplate.
+        /// The nameplate; 0 in answer to a wish to open one.
         nameplate: Nameplate,
         /// Why.
         why: PairEnd,
@@ -115,7 +115,8 @@ pub struct Introduction {
     pub round: u8,
     /// Which side this node is.
     pub role: Role,
-    /// The caller's question; `None` at the callee.
+    /// The question that this round answers; `None` at the side that did not ask for it. Two who ask at once get two
+    /// rounds of one session, each answering one of them; the roles stay those of the first.
     pub request: Option<RequestId>,
     /// The other side's key.
     pub peer: PeerId,

@@ -380,6 +380,20 @@ fn padding_comes_back_in_public_and_never_exceeds_the_request() {
     assert_eq!(reply.bytes.len(), 56);
 }
 
+#[test]
+fn noise_gets_no_answer() {
+    let mut public = full(StunPolicy::Public);
+    let mut rng = Seed::from_number(3).rng();
+    for n in 0..200_000_u64 {
+        let noise: [u8; 96] = rng.bytes();
+        let len = usize::try_from(rng.below(97)).unwrap();
+        let from = addr("5.5.5.5:4660");
+        let now = epoch() + ms(n);
+        assert_eq!(public.handle(ServerSocket::Main, from, &noise[..len], now), None);
+    }
+    assert_eq!((public.stats().ignored, public.stats().bytes_out), (200_000, 0));
+}
+
 proptest! {
     #[test]
     fn for_nodes_no_answer_is_longer_than_its_request(

@@ -346,21 +346,25 @@ fn a_message_that_does_not_decode_ends_the_connection() {
 
 #[test]
 fn facts_beyond_their_limits_end_the_connection() {
-    let host = |n: u16| Candidate {
-        kind: CandidateKind::Host,
-        addr: std::net::SocketAddr::from(([10, 0, 0, 2], n + 1)),
+    let hosts = |count: usize| -> Vec<Candidate> {
+        let host = |port| Candidate {
+            kind: CandidateKind::Host,
+            addr: std::net::SocketAddr::from(([10, 0, 0, 2], port)),
+        };
+        (1..).map(host).take(count).collect()
     };
-    let tags = |count: u16| (0..count).map(|n| PairTag([n.to_be_bytes(); 8].concat().try_into().unwrap()));
+    let tags =
+        |count: usize| -> Vec<PairTag> { (0_u128..).map(|n| PairTag(n.to_be_bytes())).take(count).collect() };
     let most = Update {
-        candidates: (0..CANDIDATES_MAX as u16).map(host).collect(),
-        accept: tags(ACCEPT_TAGS_MAX as u16).collect(),
+        candidates: hosts(CANDIDATES_MAX),
+        accept: tags(ACCEPT_TAGS_MAX),
     };
     let too_many_candidates = Update {
-        candidates: (0..=CANDIDATES_MAX as u16).map(host).collect(),
+        candidates: hosts(CANDIDATES_MAX + 1),
         ..Update::default()
     };
     let too_many_tags = Update {
-        accept: tags(ACCEPT_TAGS_MAX as u16 + 1).collect(),
+        accept: tags(ACCEPT_TAGS_MAX + 1),
         ..Update::default()
     };
     let unsorted = Update {
@@ -494,11 +498,12 @@ fn names_are_looked_up_by_those_who_are_registered() {
     let conn = world.join(1, Some("nas"));
     let offline = world.join(2, Some("laptop"));
     world.disconnect(offline);
-    for (n, (text, peer)) in [("nas", Some(key(1))), ("laptop", Some(key(2))), ("absent", None)]
-        .into_iter()
-        .enumerate()
-    {
-        let request = RequestId(n as u32);
+    for (n, text, peer) in [
+        (7, "nas", Some(key(1))),
+        (8, "laptop", Some(key(2))),
+        (9, "absent", None),
+    ] {
+        let request = RequestId(n);
         let name = text.parse().unwrap();
         world.say(conn, ToServer::Lookup { request, name });
         assert_eq!(world.told(conn), [FromServer::Found { request, peer }], "{text}");

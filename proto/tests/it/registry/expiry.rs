@@ -70,8 +70,10 @@ fn a_session_that_nobody_asks_for_is_given_up() {
         session,
         why: CloseReason::Idle,
     };
-    assert_eq!(world.told(one), [closed.clone()]);
-    assert_eq!(world.told(two), [closed]);
+    assert_eq!(
+        (world.told(one), world.told(two)),
+        (vec![closed.clone()], vec![closed])
+    );
     assert!(world.channels.is_empty());
 }
 

@@ -1,6 +1,7 @@
 //! The registry, driven as the server drives it, in the order of a node's life.
 
 mod admission;
+mod anything;
 mod expiry;
 mod introduction;
 mod nameplates;
