@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use knothole_proto::addr::canonical;
-use knothole_proto::rendezvous::quota::{BucketTable, Rate};
+use knothole_proto::quota::{BucketTable, Rate};
 use knothole_proto::seed::Seed;
 
 /// Handshakes at a time. Each may hold some 60 KB of buffers; more attempts wait for their own retransmission.
