@@ -7,7 +7,7 @@ use super::link::{Backoff, LinkState};
 use super::machine::Connector;
 use super::questions::Question;
 use super::{ConnectFailure, Event, Link, LinkEnd, LinkId, Output};
-use crate::id::{PairSecret, RequestId, SessionId};
+use crate::id::{Instance, PairSecret, PeerId, RequestId, SessionId};
 use crate::path::{Path, SocketId, Why};
 use crate::punch::{self, LocalSocket, PunchAgent, Round, Setup};
 use crate::wire::probe::ProbeKeys;
@@ -35,6 +35,10 @@ impl Connector {
         };
         let run = (introduction.peer, introduction.peer_instance);
         let id = match (self.runs.get(&run).copied(), question) {
+            (Some(id), Some(Question::Round(old))) if id != old => {
+                self.end_unless_direct(old, now);
+                id
+            }
             (Some(id), _) => id,
             (None, Some(Question::Round(old))) => {
                 // The machine is the same, its run another: nobody there knows of this link.
@@ -49,7 +53,10 @@ impl Connector {
                 });
                 return self.decline(question, ConnectFailure::Refused(ConnectRefusal::TooMany), now);
             }
-            (None, _) => self.make_link(&introduction, now),
+            (None, _) => {
+                self.doubt_other_runs(introduction.peer, now);
+                self.make_link(&introduction, now)
+            }
         };
         self.introduce(id, &introduction, &secret, now);
         match question {
@@ -232,6 +239,15 @@ impl Connector {
         link.left = true;
         self.lose_session(id, now);
         self.doubt(id, now);
+    }
+
+    /// A machine appears with another run: the one before has probably ended.
+    fn doubt_other_runs(&mut self, peer: PeerId, now: Instant) {
+        let runs = self.runs.range((peer, Instance(0))..=(peer, Instance(u64::MAX)));
+        let links: Vec<LinkId> = runs.map(|(_, link)| *link).collect();
+        for link in links {
+            self.doubt(link, now);
+        }
     }
 
     /// Check a direct path: there is reason to believe that it is dead.
