@@ -16,6 +16,9 @@ use crate::{Ready, Server, Stats, StunPolicy};
 /// How often the log gets a line on how things stand, if anything changed.
 const SUMMARY_EVERY: Duration = Duration::from_secs(60);
 
+/// Bytes in the unit of the summary.
+const MEGABYTE: u64 = 1_000_000;
+
 /// Exit codes of a program that a signal ended: 128 and the signal's number.
 const INTERRUPTED: u8 = 130;
 /// As above, for SIGTERM.
@@ -125,14 +128,13 @@ struct Summary {
 
 impl From<&Stats> for Summary {
     fn from(stats: &Stats) -> Self {
-        const MB: u64 = 1_000_000;
         let datagrams = &stats.datagrams;
         Self {
             nodes: stats.registry.connected,
             names: stats.registry.names,
             sessions: stats.registry.sessions,
-            relayed_mb: stats.relay.forwarded_bytes / MB,
-            refused_by_cap_mb: stats.relay.refused_bytes / MB,
+            relayed_mb: stats.relay.forwarded_bytes / MEGABYTE,
+            refused_by_cap_mb: stats.relay.refused_bytes / MEGABYTE,
             registrations_refused: stats.registry.refused.values().sum(),
             dropped: datagrams.unknown
                 + datagrams.relay_malformed

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use knothole_proto::addr::{Reach, canonical};
 use knothole_proto::id::ChannelId;
 use knothole_proto::rendezvous::{ConnId, RelayConfig, RelayStats, RelayTable, Route};
-use knothole_proto::wire::relay::split;
+use knothole_proto::wire::relay::{HEADER_LEN, split};
 use tokio::sync::mpsc;
 
 use super::Counters;
@@ -144,10 +144,9 @@ impl State {
 
 /// Bytes at the front of `frames` that go the same way: whole frames with the header of the first.
 pub(super) fn run(frames: &[u8], stride: usize) -> usize {
-    const HEADER: usize = knothole_proto::wire::relay::HEADER_LEN;
     let mut segments = frames.chunks(stride.max(1));
     let Some(first) = segments.next() else { return 0 };
-    let alike = |other: &[u8]| other.len() > HEADER && first.get(..HEADER) == other.get(..HEADER);
+    let alike = |other: &[u8]| other.len() > HEADER_LEN && first.get(..HEADER_LEN) == other.get(..HEADER_LEN);
     let rest = segments.take_while(|segment| alike(segment)).map(<[u8]>::len);
     first.len() + rest.sum::<usize>()
 }
