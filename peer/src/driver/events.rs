@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use knothole_proto::connector::{ConnectFailure, Event, Input, Link, LinkEnd, LinkId, Nat, PairEvent};
+use knothole_proto::id::ChannelId;
 use knothole_proto::path::Path;
 use knothole_proto::wire::ConnectRefusal;
 
@@ -88,8 +89,7 @@ impl Driver {
             Event::Channel { link, channel } => {
                 if let Some(entry) = self.links.get_mut(&link) {
                     entry.channel = channel;
-                    self.ports.paths.set_channel(link, channel);
-                    self.apply_route(link);
+                    self.set_channel(link, channel);
                 }
             }
             Event::Source { link, socket, remote } => self.ports.paths.add_source(link, socket, remote),
@@ -138,13 +138,14 @@ impl Driver {
         };
         tracing::info!(name = ?now.name, relay, "registered at the server");
         self.ports.registered.send_replace(Some(now.clone()));
+        // Told first: whoever listens after the start hears of later registrations only.
+        self.tell(NodeEvent::Registered(now.clone()));
         if let Some(started) = self.ports.started.take()
-            && started.send(Ok(now.clone())).is_err()
+            && started.send(Ok(now)).is_err()
         {
             // Nobody waits for the node any more.
             self.stop(None);
         }
-        self.tell(NodeEvent::Registered(now));
     }
 
     fn on_nat(&mut self, reflexive: std::net::SocketAddr, nat: Nat) {
@@ -179,7 +180,6 @@ impl Driver {
             return;
         };
         (entry.role, entry.policy, entry.channel) = (link.role, link.policy, link.channel);
-        self.ports.paths.set_channel(id, link.channel);
         let granted = LinkUse::new(&entry.shared);
         if let Some(reply) = link.request.and_then(|request| self.connects.remove(&request)) {
             // Whoever asked may have given up; then the use ends here.
@@ -188,7 +188,15 @@ impl Driver {
                 used: false,
             }));
         }
-        self.apply_route(id);
+        self.set_channel(id, link.channel);
+    }
+
+    fn set_channel(&mut self, link: LinkId, channel: Option<ChannelId>) {
+        self.ports.paths.set_channel(link, channel);
+        self.apply_route(link);
+        if let Some(channel) = channel {
+            self.ports.quic.release_early(channel);
+        }
     }
 
     fn on_path(&mut self, link: LinkId, path: Path, after: Duration) {

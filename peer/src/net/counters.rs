@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(crate) struct Counters {
     /// QUIC from an address that belongs to no link and is not the server's.
     pub(crate) strangers: AtomicU64,
-    /// Relay frames that did not come from the server, name no channel of ours, or hold no QUIC.
+    /// Relay frames that did not come from the server, or hold no QUIC.
     pub(crate) relay_refused: AtomicU64,
+    /// Relay frames of a channel that is not known here, or not yet.
+    pub(crate) relay_early: AtomicU64,
     /// First byte of no known kind, or a datagram too long for its kind.
     pub(crate) unknown: AtomicU64,
     /// STUN answers and probes that the driver was too slow to take.
@@ -26,9 +28,10 @@ impl Counters {
     pub(crate) fn line(&self) -> String {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         format!(
-            "strangers {}, relay refused {}, unknown {}, driver full {}, no path {}",
+            "strangers {}, relay refused {}, relay early {}, unknown {}, driver full {}, no path {}",
             read(&self.strangers),
             read(&self.relay_refused),
+            read(&self.relay_early),
             read(&self.unknown),
             read(&self.driver_full),
             read(&self.no_path)

@@ -4,6 +4,7 @@
 
 mod clock;
 mod counters;
+mod early;
 mod inbound;
 mod interfaces;
 mod paths;

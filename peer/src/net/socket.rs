@@ -11,10 +11,12 @@ use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use knothole_proto::addr::canonical;
+use knothole_proto::id::ChannelId;
 use knothole_proto::path::SocketId;
 use knothole_proto::wire::{Kind, relay};
 use quinn::udp::{EcnCodepoint, RecvMeta, Transmit};
@@ -22,6 +24,7 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::sync::mpsc;
 
 use super::counters::Counters;
+use super::early::Early;
 use super::inbound::{Fate, Run, sort};
 use super::paths::{LinkPath, PathTable, Route, Tables, link_of};
 use super::sockets::{Bound, Sockets};
@@ -53,6 +56,9 @@ pub(crate) struct PathSocket {
     driver: mpsc::Sender<Datagram>,
     counters: Arc<Counters>,
     stash: Mutex<VecDeque<Stashed>>,
+    early: Mutex<Early>,
+    /// Who waits for datagrams: woken when something comes out of `early`.
+    reader: Mutex<Option<Waker>>,
     /// Which socket is asked first; alternates so that a busy one does not starve the other.
     turn: AtomicUsize,
 }
@@ -78,7 +84,30 @@ impl PathSocket {
             driver,
             counters,
             stash: Mutex::default(),
+            early: Mutex::default(),
+            reader: Mutex::default(),
             turn: AtomicUsize::new(0),
+        }
+    }
+
+    /// The link behind this channel is in the path table now: deliver what came before it was.
+    pub(crate) fn release_early(&self, channel: ChannelId) {
+        let waiting = lock(&self.early).take(channel, Instant::now());
+        let tables = self.paths.load();
+        let Some(path) = tables.channel(channel).filter(|_| !waiting.is_empty()) else {
+            return;
+        };
+        lock(&self.stash).extend(waiting.into_iter().map(|bytes| Stashed {
+            run: Run {
+                from: path.virtual_addr(),
+                stride: bytes.len(),
+                len: bytes.len(),
+            },
+            ecn: None,
+            bytes,
+        }));
+        if let Some(reader) = lock(&self.reader).take() {
+            reader.wake();
         }
     }
 
@@ -124,16 +153,7 @@ impl PathSocket {
                     Fate::Drop
                 }
             },
-            Kind::Relay => match unpack(tables, origin, datagram) {
-                Some(path) => Fate::Pass {
-                    from: path.virtual_addr(),
-                    skip: relay::HEADER_LEN,
-                },
-                None => {
-                    Counters::count(&self.counters.relay_refused);
-                    Fate::Drop
-                }
-            },
+            Kind::Relay => self.judge_frame(tables, origin, datagram),
             Kind::Stun | Kind::Probe if datagram.len() <= DRIVER_DATAGRAM_MAX => {
                 let copy = Datagram {
                     socket: origin.socket,
@@ -147,6 +167,25 @@ impl PathSocket {
             }
             _ => {
                 Counters::count(&self.counters.unknown);
+                Fate::Drop
+            }
+        }
+    }
+
+    fn judge_frame(&self, tables: &Tables, origin: &Origin<'_>, frame: &[u8]) -> Fate {
+        let quic = relay::split(frame).filter(|(_, datagram)| Kind::of(datagram) == Kind::Quic);
+        let Some((channel, datagram)) = quic.filter(|_| origin.relay) else {
+            Counters::count(&self.counters.relay_refused);
+            return Fate::Drop;
+        };
+        match tables.channel(channel) {
+            Some(path) => Fate::Pass {
+                from: path.virtual_addr(),
+                skip: relay::HEADER_LEN,
+            },
+            None => {
+                Counters::count(&self.counters.relay_early);
+                lock(&self.early).keep(channel, datagram, Instant::now());
                 Fate::Drop
             }
         }
@@ -170,8 +209,7 @@ impl PathSocket {
                 None => meta.len = 0,
             }
             if !sorted.rest.is_empty() {
-                let mut stash = self.stash.lock().unwrap_or_else(PoisonError::into_inner);
-                stash.extend(sorted.rest.into_iter().map(|(run, bytes)| Stashed {
+                lock(&self.stash).extend(sorted.rest.into_iter().map(|(run, bytes)| Stashed {
                     run,
                     ecn: meta.ecn,
                     bytes,
@@ -180,9 +218,17 @@ impl PathSocket {
         }
     }
 
+    /// Before the stash is looked at, so that nothing can be put there unnoticed.
+    fn remember_reader(&self, waker: &Waker) {
+        let mut reader = lock(&self.reader);
+        if !reader.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *reader = Some(waker.clone());
+        }
+    }
+
     /// Hand over what was left from the call before; empty unless a buffer held datagrams of several links.
     fn take_stash(&self, bufs: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta]) -> usize {
-        let mut stash = self.stash.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stash = lock(&self.stash);
         let mut filled = 0;
         for (buf, meta) in bufs.iter_mut().zip(metas) {
             let Some(next) = stash.pop_front() else { break };
@@ -232,6 +278,7 @@ impl AsyncUdpSocket for PathSocket {
         bufs: &mut [IoSliceMut<'_>],
         metas: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
+        self.remember_reader(cx.waker());
         let filled = self.take_stash(bufs, metas);
         if filled > 0 {
             return Poll::Ready(Ok(filled));
@@ -322,15 +369,8 @@ impl UdpPoller for AllWritable {
     }
 }
 
-/// The link of a relay frame, if it came from the server and holds QUIC.
-fn unpack<'a>(tables: &'a Tables, origin: &Origin<'_>, frame: &[u8]) -> Option<&'a LinkPath> {
-    if !origin.relay {
-        return None;
-    }
-    let (channel, datagram) = relay::split(frame)?;
-    (Kind::of(datagram) == Kind::Quic)
-        .then(|| tables.channel(channel))
-        .flatten()
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The same batch to another place, from whatever address of this machine the route takes.
@@ -388,7 +428,6 @@ mod tests {
     use std::time::Duration;
 
     use knothole_proto::connector::LinkId;
-    use knothole_proto::id::ChannelId;
     use tokio::time::timeout;
 
     use super::*;
@@ -560,8 +599,27 @@ mod tests {
         );
         let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         assert_eq!(read(&lab.counters.strangers), 1);
-        assert_eq!(read(&lab.counters.relay_refused), 5);
+        assert_eq!(read(&lab.counters.relay_refused), 4);
+        assert_eq!(read(&lab.counters.relay_early), 1);
         assert_eq!(read(&lab.counters.unknown), 1);
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_comes_before_its_introduction_is_delivered_after_it() {
+        let lab = lab();
+        let (server, server_addr) = outside();
+        lab.paths.set_relay(Some(server_addr));
+        let frame = [relay::header(CHANNEL).as_slice(), &[0x40; 9]].concat();
+        server.send_to(&frame, lab.addr).unwrap();
+        let introduce = async {
+            while lab.counters.relay_early.load(Ordering::Relaxed) == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            lab.paths.set_channel(LINK, Some(CHANNEL));
+            lab.socket.release_early(CHANNEL);
+        };
+        let (seen, ()) = tokio::join!(delivered(&lab, 1), introduce);
+        assert_eq!(seen, [(super::super::paths::virtual_addr(LINK), vec![0x40; 9])]);
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use knothole_proto::id::PeerId;
+use knothole_proto::id::{ChannelId, PeerId};
 use knothole_proto::wire::{CONTROL_ALPN, PEER_ALPN};
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{
@@ -100,6 +100,11 @@ impl Quic {
             .accept_with(Arc::new(config))
             .map_err(DialError::Connection)?;
         connecting.await.map_err(|error| DialError::of(error, &mismatch))
+    }
+
+    /// The link behind this channel exists now; packets that came before it did are taken up.
+    pub(crate) fn release_early(&self, channel: ChannelId) {
+        self.socket.release_early(channel);
     }
 
     /// Send something on every connection at once: the network under them may have changed.
