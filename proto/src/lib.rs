@@ -35,4 +35,6 @@ pub mod quota;
 pub mod rendezvous;
 pub mod seed;
 pub mod stun;
+#[cfg(test)]
+mod testing;
 pub mod wire;

@@ -85,6 +85,7 @@ fn difference(a: u64, b: u64) -> i64 {
 mod tests {
     use super::*;
     use crate::id::{Instance, PairTag, PeerId, SessionId};
+    use crate::testing;
     use crate::wire::{PathPolicy, Role};
 
     fn introduction(start: u64, now: u64) -> Introduction {
@@ -107,7 +108,7 @@ mod tests {
 
     #[test]
     fn the_shortest_exchange_decides() {
-        let epoch = Instant::now();
+        let epoch = testing::epoch();
         let us = Duration::from_micros;
         let mut clock = Clock::new(epoch);
         // The server is 1,000,000 us ahead; the first exchange is lopsided by 40 ms.
@@ -128,7 +129,7 @@ mod tests {
 
     #[test]
     fn without_an_exchange_the_message_itself_tells_the_time() {
-        let epoch = Instant::now();
+        let epoch = testing::epoch();
         let now = epoch + Duration::from_secs(5);
         let clock = Clock::new(epoch);
         let start = clock.start(&introduction(77_200_000, 77_000_000), now);

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::choice::{is_better, rank, usable};
+use super::choice::{how, is_better, rank, usable};
 use super::config::{
     ANSWER_BURST, ANSWERS_PER_SECOND, CHOICES_MS, JITTER_US, KEEPALIVE_JITTER_PERCENT, OLD_KEYS, PAIRS_MAX,
     PROBE_BURST, PROBES_PER_SECOND, SCHEDULE_ATTESTED_MS, SCHEDULE_FOLLOW_UP_MS, SCHEDULE_RECOVERY_MS,
@@ -16,7 +16,7 @@ use super::config::{
 };
 use super::pacer::Pacer;
 use super::pair::Pair;
-use super::round::{Progress, learnt, merge};
+use super::round::{Progress, merge};
 use super::seen::Seen;
 use super::upkeep::{Upkeep, Verdict};
 use super::{Consent, Event, LocalSocket, Outgoing, PunchConfig, Round, Setup, Timer};
@@ -246,7 +246,7 @@ impl PunchAgent {
     }
 
     fn on_probe(&mut self, socket: SocketId, from: SocketAddr, probe: &Probe, keys: Keys, now: Instant) {
-        if !self.seen.insert(probe.nonce) {
+        if !self.seen.take(probe.nonce, socket, from, now) {
             return;
         }
         let Some(index) = self.pair_of(socket, from, now) else {
@@ -264,15 +264,22 @@ impl PunchAgent {
         self.progress.heard = true;
         self.progress.echoed |= fresh;
         let asked = probe.flags.has(Flags::ANSWER_ME);
+        // An address on trial gets two questions and no answer: whoever is there must show that it gets the peer's.
+        let trial = pair.consent() == Consent::Claimed;
         if fresh && !was_echoed {
             pair.schedule(SCHEDULE_FOLLOW_UP_MS, now);
         } else if pair.echoed.is_none() && unknown {
-            pair.schedule(SCHEDULE_ATTESTED_MS, now);
-        } else if pair.echoed.is_none() && asked && pair.due().is_none() {
+            let steps = if trial {
+                SCHEDULE_UNATTESTED_MS
+            } else {
+                SCHEDULE_ATTESTED_MS
+            };
+            pair.schedule(steps, now);
+        } else if pair.echoed.is_none() && asked && !trial && pair.due().is_none() {
             pair.schedule(SCHEDULE_TRIGGERED_MS, now);
         }
         let proven = pair.is_proven();
-        if unknown {
+        if !trial && !std::mem::replace(&mut pair.announced, true) {
             self.events.push_back(Event::Source { socket, remote: from });
         }
         match &mut self.used {
@@ -282,7 +289,7 @@ impl PunchAgent {
         if proven {
             self.on_proven(index, !was_proven, fresh && probe.flags.has(Flags::IN_USE), now);
         }
-        if asked && self.answers.take(now) {
+        if asked && !trial && self.answers.take(now) {
             self.send(index, false, keys, now);
         }
     }
@@ -401,7 +408,7 @@ impl PunchAgent {
             self.send_due(now);
             return;
         }
-        for pair in self.pairs.iter_mut().filter(|pair| pair.heard.is_some()) {
+        for pair in self.pairs.iter_mut().filter(|pair| pair.announced) {
             pair.forget_proof();
             pair.schedule(SCHEDULE_RECOVERY_MS, now);
         }
@@ -473,7 +480,7 @@ impl PunchAgent {
     }
 
     /// The pair that a probe came on; a new one if its source was not known. An address that may not be probed gets
-    /// none, and no more than [`PAIRS_MAX`] are kept: then one goes on which nothing was heard.
+    /// none, and no more than [`PAIRS_MAX`] are kept: then one goes on which nothing was proven or heard.
     fn pair_of(&mut self, socket: SocketId, from: SocketAddr, now: Instant) -> Option<usize> {
         if let Some(index) = self.pairs.iter().position(|pair| pair.is(socket, from)) {
             return Some(index);
@@ -483,11 +490,13 @@ impl PunchAgent {
             return None;
         }
         if self.pairs.len() >= PAIRS_MAX {
-            let silent = self.pairs.iter().rposition(|pair| pair.heard.is_none())?;
+            let silent = self.pairs.iter().rposition(|pair| !pair.announced)?;
             let goes = (self.pairs[silent].socket, self.pairs[silent].remote);
             self.remove_pairs(|pair| pair.is(goes.0, goes.1));
         }
-        self.pairs.push(learnt(local, from, &self.local, now));
+        let attested = self.progress.attested.contains(&from.ip());
+        let how = how(from, None, &self.local);
+        self.pairs.push(Pair::learnt(socket, from, how, attested, now));
         Some(self.pairs.len() - 1)
     }
 
@@ -505,7 +514,7 @@ impl PunchAgent {
             }
             index += 1;
             kept += usize::from(stays);
-            if !stays && pair.heard.is_some() {
+            if !stays && pair.announced {
                 events.push_back(Event::SourceGone {
                     socket: pair.socket,
                     remote: pair.remote,

@@ -95,8 +95,12 @@ pub const NONCES_PER_PAIR: usize = 12;
 pub const NONCE_LIFETIME: Duration = Duration::from_secs(5);
 
 /// Nonces of the peer that a link remembers, so that a recorded probe is taken once. The peer sends about 60 in a
-/// round; more would cost 8 bytes each per link.
+/// round; more would cost 64 bytes each per link.
 pub const SEEN_MAX: usize = 256;
+
+/// A nonce that was taken is taken once more from another address within this time. It covers the lead that a copier
+/// on the way can have over the original; longer would let recordings count as copies.
+pub const RACE: Duration = Duration::from_millis(500);
 
 /// A source that was silent for this long and carries no traffic is forgotten.
 pub const SOURCE_LIFETIME: Duration = Duration::from_secs(60);

@@ -102,14 +102,14 @@ pub enum Consent {
     Claimed,
     /// The server saw the peer's authenticated traffic from its IP address.
     Attested,
-    /// An authentic probe came from exactly there.
+    /// The peer was heard from exactly there, and it was no copy.
     Heard,
 }
 
 /// What an agent has to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// An authentic probe came from here for the first time.
+    /// The peer's datagrams come from here as well.
     Source {
         /// The socket it came in on.
         socket: SocketId,

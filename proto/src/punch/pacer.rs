@@ -41,10 +41,11 @@ impl Pacer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::epoch;
 
     #[test]
     fn a_burst_leaves_at_once_and_the_rest_at_the_rate() {
-        let now = Instant::now();
+        let now = epoch();
         let mut pacer = Pacer::new(200, 20, now);
         assert_eq!((0..100).filter(|_| pacer.take(now)).count(), 20);
         assert_eq!(pacer.ready_at(), now + Duration::from_millis(5));

@@ -14,6 +14,13 @@ pub(super) struct Pair {
     pub(super) how: How,
     /// The server vouches for the remote IP address.
     pub(super) attested: bool,
+    /// Learnt from a probe. What is heard from there may be a copy that somebody sent on from an address of his own,
+    /// so it proves less than what is heard from an address that was offered.
+    learnt: bool,
+    /// An own nonce came back at some time: whoever is there has the peer's answers.
+    answered: bool,
+    /// It was told that the peer's datagrams come from there.
+    pub(super) announced: bool,
     /// The last nonce that came from there; 0 if none did.
     pub(super) to_echo: u64,
     /// When the last authentic probe came from there.
@@ -54,12 +61,21 @@ struct Schedule {
 }
 
 impl Pair {
-    pub(super) fn new(socket: SocketId, remote: SocketAddr, how: How, attested: bool, now: Instant) -> Self {
+    pub(super) fn offered(
+        socket: SocketId,
+        remote: SocketAddr,
+        how: How,
+        attested: bool,
+        now: Instant,
+    ) -> Self {
         Self {
             socket,
             remote,
             how,
             attested,
+            learnt: false,
+            answered: false,
+            announced: false,
             to_echo: 0,
             heard: None,
             echoed: None,
@@ -73,6 +89,19 @@ impl Pair {
                 next: 0,
                 due: None,
             },
+        }
+    }
+
+    pub(super) fn learnt(
+        socket: SocketId,
+        remote: SocketAddr,
+        how: How,
+        attested: bool,
+        now: Instant,
+    ) -> Self {
+        Self {
+            learnt: true,
+            ..Self::offered(socket, remote, how, attested, now)
         }
     }
 
@@ -99,10 +128,11 @@ impl Pair {
     }
 
     pub(super) fn consent(&self) -> Consent {
-        match (self.heard, self.attested) {
-            (Some(_), _) => Consent::Heard,
-            (None, true) => Consent::Attested,
-            (None, false) => Consent::Claimed,
+        let heard = self.heard.is_some() && (self.attested || !self.learnt);
+        match (self.answered || heard, self.attested) {
+            (true, _) => Consent::Heard,
+            (false, true) => Consent::Attested,
+            (false, false) => Consent::Claimed,
         }
     }
 
@@ -141,6 +171,7 @@ impl Pair {
             }),
         };
         self.echoed = Some(now);
+        self.answered = true;
         true
     }
 
@@ -183,11 +214,12 @@ impl Pair {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::epoch;
 
     #[test]
     fn a_nonce_proves_once_and_not_for_ever() {
-        let now = Instant::now();
-        let mut pair = Pair::new(
+        let now = epoch();
+        let mut pair = Pair::offered(
             SocketId::V4,
             "5.5.5.5:5".parse().unwrap(),
             How::Punched,
@@ -206,8 +238,8 @@ mod tests {
 
     #[test]
     fn a_measured_round_trip_replaces_one_with_a_pause_in_it() {
-        let now = Instant::now();
-        let mut pair = Pair::new(
+        let now = epoch();
+        let mut pair = Pair::offered(
             SocketId::V4,
             "5.5.5.5:5".parse().unwrap(),
             How::Punched,

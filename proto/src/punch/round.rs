@@ -1,6 +1,6 @@
 //! One round of punching: which pairs it makes, and what its outcome says about the network in between.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use super::choice::{how, rank, usable};
@@ -16,6 +16,8 @@ pub(super) struct Progress {
     pub(super) number: u8,
     /// When it has failed; `None` once it has, or has not.
     pub(super) verdict_at: Option<Instant>,
+    /// IP addresses of the peer that the server vouches for.
+    pub(super) attested: Vec<IpAddr>,
     /// An address of the peer could be probed at all.
     pub(super) had_pairs: bool,
     /// Something authentic arrived.
@@ -26,9 +28,17 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn new(round: &Round, config: &PunchConfig) -> Self {
+        let attested = round
+            .remote
+            .iter()
+            .filter(|offered| offered.attested)
+            .take(REMOTES_MAX);
         Self {
             number: round.number,
             verdict_at: Some(round.start + config.verdict),
+            attested: attested
+                .map(|offered| canonical(offered.candidate.addr).ip())
+                .collect(),
             had_pairs: false,
             heard: false,
             echoed: false,
@@ -70,7 +80,7 @@ pub(super) fn merge(
                     pair.how = how;
                 }
             } else if pairs.len() < PAIRS_MAX {
-                pairs.push(Pair::new(socket.id, addr, how, offered.attested, now));
+                pairs.push(Pair::offered(socket.id, addr, how, offered.attested, now));
             }
         }
     }
@@ -78,9 +88,4 @@ pub(super) fn merge(
     if let Some(new) = pairs.get_mut(old..) {
         new.sort_by_key(|pair| (rank(pair.how), !pair.attested));
     }
-}
-
-/// A pair for an address that was learnt from an authentic probe.
-pub(super) fn learnt(socket: LocalSocket, remote: SocketAddr, local: &[Candidate], now: Instant) -> Pair {
-    Pair::new(socket.id, remote, how(remote, None, local), false, now)
 }

@@ -140,6 +140,7 @@ impl Upkeep {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing;
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -158,7 +159,7 @@ mod tests {
 
     #[test]
     fn an_idle_path_is_asked_three_times_and_then_lost() {
-        let epoch = Instant::now();
+        let epoch = testing::epoch();
         let mut upkeep = Upkeep::new(15_000 * MS, epoch);
         let done = run(&mut upkeep, epoch, 60_000 * MS);
         assert_eq!(
@@ -174,7 +175,7 @@ mod tests {
 
     #[test]
     fn traffic_that_is_not_answered_is_suspected_after_a_second_and_lost_after_two() {
-        let epoch = Instant::now();
+        let epoch = testing::epoch();
         let mut upkeep = Upkeep::new(15_000 * MS, epoch);
         upkeep.on_traffic(true, true, epoch);
         upkeep.on_traffic(true, false, epoch + 100 * MS);
@@ -186,7 +187,7 @@ mod tests {
 
     #[test]
     fn traffic_alone_never_stands_for_consent() {
-        let epoch = Instant::now();
+        let epoch = testing::epoch();
         let mut upkeep = Upkeep::new(15_000 * MS, epoch);
         let mut lost = None;
         for ms in 0..60_000u32 {

@@ -434,6 +434,42 @@ fn a_recorded_probe_that_comes_again_changes_nothing() {
 }
 
 #[test]
+fn a_copier_from_an_address_of_his_own_gets_two_datagrams_and_no_source() {
+    let mut duo = met();
+    for n in 0..100 {
+        assert!(duo.forge(
+            1,
+            "66.6.6.6:6",
+            &probe(Flags::ANSWER_ME.with(Flags::PROVEN), 500 + n, 0)
+        ));
+        duo.run(duo.now + ms(10));
+    }
+    assert_eq!(duo.sent_to(0, "66.6.6.6:6"), 2);
+    assert!(duo.sides[0].events.is_empty());
+}
+
+#[test]
+fn a_copier_who_is_always_first_does_not_keep_two_sides_apart() {
+    let mut duo = Duo::new([public(1), public(0)], open(ms(20)));
+    // Every datagram comes from the copier's address just before it comes from its own.
+    for step in 0..4000u32 {
+        let until = ms(1) * step;
+        let before: Vec<usize> = duo.sides.iter().map(|side| side.sent.len()).collect();
+        duo.run(until);
+        for side in [0, 1] {
+            let copies: Vec<_> = duo.sides[side].sent[before[side]..].to_vec();
+            for (_, transmit) in copies {
+                duo.feed(1 - side, SocketId::V4, addr("66.6.6.6:6"), &transmit.bytes);
+            }
+        }
+    }
+    for (side, other) in [(0, 1), (1, 0)] {
+        assert_eq!(duo.locks(side), [(START + ms(60), addr(PUBLIC[other]))]);
+        assert!(duo.sent_to(side, "66.6.6.6:6") <= 2);
+    }
+}
+
+#[test]
 fn a_probe_of_an_old_session_is_nothing_in_a_new_one() {
     let mut duo = met();
     let old = keys(9, 1).seal(&probe(Flags::ANSWER_ME, 5, 0));
@@ -693,16 +729,16 @@ fn a_peer_that_moved_is_followed() {
 fn a_source_that_falls_silent_is_forgotten_after_a_minute() {
     let mut duo = met();
     let begun = duo.now;
-    assert!(duo.forge(1, "66.6.6.6:6", &probe(Flags::default(), 77, 0)));
+    assert!(duo.forge(1, "6.0.0.1:6", &probe(Flags::default(), 77, 0)));
     let source = Event::Source {
         socket: SocketId::V4,
-        remote: addr("66.6.6.6:6"),
+        remote: addr("6.0.0.1:6"),
     };
     assert_eq!(duo.sides[0].events[0].1, source);
     duo.run(begun + 61 * SECOND);
     let gone = Event::SourceGone {
         socket: SocketId::V4,
-        remote: addr("66.6.6.6:6"),
+        remote: addr("6.0.0.1:6"),
     };
     assert!(duo.sides[0].events.iter().any(|(_, event)| *event == gone));
     assert!(duo.sides[0].agent.has_path());
