@@ -14,10 +14,17 @@
 //! | `driver` | the task that drives the connector, and the control connection |
 //! | [`session`] | QUIC with pinned keys: endpoint, connections, streams |
 //! | [`node`] | the public interface |
+//! | [`app`] | what people do over a connection: files, ping |
+//! | [`book`], [`home`] | paired machines, and where files are |
+//! | [`untrusted`] | text of others, made safe to show |
+//! | [`cli`] | the program `knothole` |
 #![forbid(unsafe_code)]
 
 pub mod app;
+pub mod book;
+pub mod cli;
 mod driver;
+pub mod home;
 pub mod identity;
 mod net;
 pub mod node;
@@ -25,6 +32,8 @@ pub mod server_url;
 pub mod session;
 pub mod untrusted;
 
+pub use book::{AddressBook, BookError, Contact, ResolveError};
+pub use home::Home;
 pub use identity::{Identity, IdentityError};
 pub use knothole_proto::connector::Nat;
 pub use knothole_proto::id::{Name, PairSecret, PeerId, Token};

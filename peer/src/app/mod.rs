@@ -44,8 +44,6 @@ pub enum Event {
         /// What became of it.
         outcome: transfer::Outcome,
     },
-    /// A question of a ping was answered.
-    Pong(ping::Pong),
 }
 
 /// The part of a connection that bulk data needs: streams in one direction.

@@ -11,4 +11,5 @@ pub(crate) use connection::CODE_DONE;
 pub use connection::{Connection, PathState};
 pub(crate) use endpoint::{DialError, Quic};
 pub use quinn::{RecvStream, SendStream};
+pub(crate) use stream::CODE_NO_SERVICE;
 pub use stream::{SERVICE_LEN_MAX, StreamError, refuse};

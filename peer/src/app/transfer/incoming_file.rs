@@ -61,6 +61,11 @@ pub(super) async fn receive_stream(shared: Arc<Shared>, mut stream: RecvStream) 
         return Arrival::Cut;
     };
     let index = header.index;
+    if header.transfer != shared.transfer {
+        // Left over from a transfer that ended before its streams did.
+        let _ = stream.stop(VarInt::from_u32(STREAM_UNWANTED));
+        return Arrival::Cut;
+    }
     let entry = match shared.claim(&header) {
         Ok(entry) => entry.clone(),
         Err(why) => return Arrival::Broken(why),
@@ -111,9 +116,6 @@ impl Shared {
         else {
             return Err("data of a file that is not in the list");
         };
-        if header.transfer != self.transfer {
-            return Err("data of another transfer");
-        }
         if header.offset != 0 || header.length != entry.size {
             return Err("data of another length than announced");
         }

@@ -1,0 +1,353 @@
+//! What most commands need: the files of this machine's node, its server, a running node, a peer.
+
+use std::io::{BufRead, IsTerminal, Read};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use knothole_proto::id::{Name, PeerId};
+use knothole_proto::wire::Refusal;
+
+use super::args::Global;
+use super::failure::{Failure, code};
+use super::output::{Output, nat_words, path_fields, path_words, registered_fields};
+use super::signals::Stop;
+use crate::book::{AddressBook, Contact, ResolveError};
+use crate::home::Home;
+use crate::identity::Identity;
+use crate::node::{ConnectOptions, Node, NodeConfig, StartError};
+use crate::server_url::ServerUrl;
+use crate::session::Connection;
+
+/// How long a connection is waited for unless told otherwise: as long as a person waits before thinking it broken.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Longest secret that is read from stdin or a file, in bytes: a server's line is about 200.
+const SECRET_LEN_MAX: u64 = 4096;
+
+/// One command's surroundings.
+pub(super) struct Context {
+    /// The flags that every command takes.
+    pub(super) global: Global,
+    /// Where words go.
+    pub(super) output: Arc<Output>,
+    /// Where files are.
+    pub(super) home: Home,
+    /// Does the person want it to end?
+    pub(super) stop: Stop,
+}
+
+/// What kind of node a command needs.
+pub(super) enum Wanted {
+    /// Only dials; has no name.
+    Dialling,
+    /// Is known by a name. `explicit`: the person chose it, so no other will do.
+    Named {
+        /// The name.
+        name: Name,
+        /// Chosen by the person now.
+        explicit: bool,
+        /// Accepts connections.
+        accepting: bool,
+    },
+}
+
+impl Context {
+    /// The address book.
+    pub(super) fn book(&self) -> Result<AddressBook, Failure> {
+        Ok(AddressBook::load(&self.home.book())?)
+    }
+
+    /// This machine's key, made if it has none.
+    pub(super) fn identity(&self) -> Result<Identity, Failure> {
+        Ok(Identity::load_or_create(&self.home.identity())?)
+    }
+
+    /// The server that was named now, or else the remembered one.
+    pub(super) fn server(&self, book: &AddressBook) -> Result<ServerUrl, Failure> {
+        let text = match (&self.global.server, &self.global.server_file) {
+            (Some(text), _) if text == "-" => read_line("the server's line")?,
+            (Some(text), _) => text.clone(),
+            (None, Some(path)) => read_secret_file(path)?,
+            (None, None) => {
+                return book.server.clone().ok_or_else(|| {
+                    Failure::new(
+                        code::CONFIG,
+                        "this machine has no server yet",
+                        "knothole up --server 'knot://HOST:5668/KEY?token=TOKEN', the line that the server printed",
+                    )
+                });
+            }
+        };
+        Ok(text.parse::<ServerUrl>()?)
+    }
+
+    /// Start a node and register it, unless the person gives up first.
+    pub(super) async fn start(
+        &self,
+        book: &AddressBook,
+        server: &ServerUrl,
+        wanted: Wanted,
+    ) -> Result<Node, Failure> {
+        let mut config = NodeConfig::new(self.identity()?, server.clone());
+        config.peers = book.to_peers();
+        config.allow_loopback = self.global.allow_loopback;
+        config.accepting = false;
+        let mut spare = None;
+        if let Wanted::Named {
+            name,
+            explicit,
+            accepting,
+        } = wanted
+        {
+            config.accepting = accepting;
+            if !explicit {
+                spare = spare_name(&name, config.identity.peer_id());
+            }
+            config.name = Some(name);
+        }
+        match self.within("the server", Node::start(config.clone())).await? {
+            Err(StartError::Refused(Refusal::NameTaken)) if spare.is_some() => {
+                config.name = spare;
+                Ok(self.within("the server", Node::start(config)).await??)
+            }
+            started => Ok(started?),
+        }
+    }
+
+    /// Keep the server and the name for the commands to come.
+    pub(super) fn remember(&self, server: &ServerUrl, node: &Node) -> Result<(), Failure> {
+        let name = node.registered().name;
+        Ok(AddressBook::update(&self.home.book(), |book| {
+            book.server = Some(server.clone());
+            book.name = name.or(book.name.take());
+            Ok(())
+        })?)
+    }
+
+    /// The paired machine that a person means.
+    pub(super) async fn peer(&self, book: &AddressBook, node: &Node, text: &str) -> Result<Contact, Failure> {
+        let error = match book.resolve(text) {
+            Ok(contact) => return Ok(contact.clone()),
+            Err(error) => error,
+        };
+        let Ok(name) = text.parse::<Name>() else {
+            return Err(error.into());
+        };
+        if error != ResolveError::Unknown {
+            return Err(error.into());
+        }
+        match self.within("the server", node.lookup(name.clone())).await?? {
+            Some(id) => book.by_id(id).cloned().ok_or_else(|| {
+                let message = format!("the server knows {name}, but this machine is not paired with it");
+                Failure::new(code::PEER, message, "`knothole pair` on both machines")
+            }),
+            None => {
+                let message =
+                    format!("no paired machine is called {name}, and the server knows none of that name");
+                Err(Failure::new(
+                    code::PEER,
+                    message,
+                    "`knothole peers` lists them; `knothole pair` adds one",
+                ))
+            }
+        }
+    }
+
+    /// Connect, and show the path whenever it changes, until the guard is dropped.
+    pub(super) async fn connect(
+        &self,
+        node: &Node,
+        contact: &Contact,
+    ) -> Result<(Connection, PathTeller), Failure> {
+        let timeout = self.timeout();
+        let options = ConnectOptions {
+            policy: self.global.relay.policy(),
+            timeout,
+        };
+        let petname = contact.petname.as_str();
+        self.output.talk(format_args!("connecting to {petname} ..."));
+        let connection = tokio::select! {
+            connected = node.connect(contact.id, options) => connected.map_err(|error| {
+                let mut failure = Failure::from(error);
+                failure.message = format!("{petname}: {}", failure.message);
+                failure
+            })?,
+            () = self.stop.wait() => return Err(Failure::interrupted()),
+        };
+        let teller = PathTeller::start(&connection, petname, &self.output);
+        Ok((connection, teller))
+    }
+
+    /// `--timeout`, or what is usual.
+    pub(super) fn timeout(&self) -> Duration {
+        self.global.timeout.unwrap_or(CONNECT_TIMEOUT)
+    }
+
+    /// Do something that the person may end, and that `--timeout` ends if it was given.
+    pub(super) async fn within<T>(&self, what: &str, work: impl Future<Output = T>) -> Result<T, Failure> {
+        let limit = async {
+            match self.global.timeout {
+                Some(timeout) => tokio::time::sleep(timeout).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            done = work => Ok(done),
+            () = limit => Err(Failure::timeout(what)),
+            () = self.stop.wait() => Err(Failure::interrupted()),
+        }
+    }
+
+    /// Say who this node is, for people and programs.
+    pub(super) fn tell_registered(&self, node: &Node, server: &ServerUrl) {
+        let registered = node.registered();
+        self.output.event("registered", registered_fields(&registered));
+        let name = registered.name.as_ref().map_or("(no name)", Name::as_str);
+        self.output
+            .talk(format_args!("this machine    {name}  {}", registered.id));
+        self.output
+            .talk(format_args!("server          {}:{}", server.host, server.port));
+        self.output
+            .talk(format_args!("public address  {}", registered.reflexive));
+        self.output
+            .talk(format_args!("NAT             {}", nat_words(registered.nat)));
+    }
+}
+
+/// Shows each change of a connection's path, until dropped.
+pub(super) struct PathTeller(tokio::task::JoinHandle<()>);
+
+impl PathTeller {
+    /// Begin with the path of this moment.
+    pub(super) fn start(connection: &Connection, peer: &str, output: &Arc<Output>) -> Self {
+        let (mut path, peer, output) = (connection.path(), peer.to_owned(), Arc::clone(output));
+        Self(tokio::spawn(async move {
+            loop {
+                let state = *path.borrow_and_update();
+                let mut fields = path_fields(&state.path);
+                fields.insert("peer".to_owned(), peer.clone().into());
+                output.event("path", fields.into());
+                output.talk(format_args!("{peer}  {}", path_words(&state.path)));
+                if path.changed().await.is_err() {
+                    return;
+                }
+            }
+        }))
+    }
+}
+
+impl Drop for PathTeller {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A line from stdin, without its end: for secrets that should not stand on a command line.
+pub(super) fn read_line(what: &str) -> Result<String, Failure> {
+    let mut line = String::new();
+    let read = std::io::stdin().lock().take(SECRET_LEN_MAX).read_line(&mut line);
+    match read {
+        Ok(1..) if !line.trim().is_empty() => Ok(line.trim().to_owned()),
+        _ => Err(Failure::new(
+            code::USAGE,
+            format!("{what} was expected on stdin"),
+            "type it, or pipe it in",
+        )),
+    }
+}
+
+/// Does a person sit at stdin?
+pub(super) fn is_attended() -> bool {
+    std::io::stdin().is_terminal()
+}
+
+/// Put a yes-or-no question to the person at the terminal. Anything but a yes is a no.
+pub(super) async fn ask(output: &Output, question: &str) -> bool {
+    output.ask(question);
+    let answer = tokio::task::spawn_blocking(|| read_line("y or n")).await;
+    matches!(answer, Ok(Ok(answer)) if matches!(answer.to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
+/// The name that this machine is known by unless a person says otherwise: the remembered one, or the host's.
+pub(super) fn own_name(book: &AddressBook) -> Result<Name, Failure> {
+    if let Some(name) = &book.name {
+        return Ok(name.clone());
+    }
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    name_from_host(&host).ok_or_else(|| {
+        Failure::new(
+            code::CONFIG,
+            "the name of this host cannot be its name at the server",
+            "--name NAME",
+        )
+    })
+}
+
+fn name_from_host(host: &str) -> Option<Name> {
+    /// Longest part of a host name that is taken; leaves room for the characters that make it unique.
+    const TAKEN_MAX: usize = 40;
+    let label = host.split('.').next().unwrap_or_default().to_lowercase();
+    let legal = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+    let mapped: String = label.chars().map(legal).take(TAKEN_MAX).collect();
+    mapped.trim_matches('-').parse().ok()
+}
+
+/// `name-` and the first characters of the id: free as good as always.
+fn spare_name(name: &Name, id: PeerId) -> Option<Name> {
+    let tail: String = id.to_string().chars().take(4).collect();
+    let stem: String = name.as_str().chars().take(58).collect();
+    format!("{stem}-{tail}").parse().ok()
+}
+
+fn read_secret_file(path: &Path) -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(SECRET_LEN_MAX).read_to_string(&mut text));
+    read.map_err(|error| {
+        let message = format!("cannot read {}: {error}", path.display());
+        Failure::new(
+            code::CONFIG,
+            message,
+            "the path of a file that holds the server's line",
+        )
+    })?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_name_becomes_a_name_where_it_can() {
+        for (host, name) in [
+            ("nas", "nas"),
+            ("My-PC.example.org", "my-pc"),
+            ("a_b", "a-b"),
+            ("-x-", "x"),
+            ("(none)", "none"),
+        ] {
+            assert_eq!(name_from_host(host).unwrap().as_str(), name);
+        }
+        for host in ["", "...", "\u{dc}", "xn--a"] {
+            assert_eq!(name_from_host(host), None, "{host}");
+        }
+        assert!(name_from_host(&"x".repeat(64)).is_some());
+    }
+
+    #[test]
+    fn a_name_that_is_taken_gets_a_tail_of_the_id() {
+        let id = PeerId::from_bytes([0; 32]);
+        assert_eq!(
+            spare_name(&"nas".parse().unwrap(), id).unwrap().as_str(),
+            "nas-aaaa"
+        );
+        assert_eq!(
+            spare_name(&"x".repeat(63).parse().unwrap(), id)
+                .unwrap()
+                .as_str()
+                .len(),
+            63
+        );
+    }
+}

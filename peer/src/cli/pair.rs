@@ -1,0 +1,138 @@
+//! `knothole pair`: two machines get to know each other by a code that one shows and the other types.
+
+use std::time::{Duration, SystemTime};
+
+use knothole_proto::pairing::Code;
+use serde_json::json;
+
+use super::args::PairArgs;
+use super::context::{Context, Wanted, own_name, read_line};
+use super::failure::{Failure, code};
+use super::local::{self, Asked};
+use crate::book::{AddressBook, BookError, Contact};
+use crate::node::{Node, Paired};
+use crate::server_url::ServerUrl;
+
+/// Pair, and put the other machine into the address book.
+pub(super) async fn run(context: &Context, args: PairArgs) -> Result<(), Failure> {
+    let typed = args.code.as_deref().map(read_code).transpose()?;
+    let book = context.book()?;
+    if let Some(petname) = &args.petname
+        && book.contacts().any(|contact| contact.petname == *petname)
+    {
+        // Before the code is used up.
+        return Err(BookError::PetnameTaken(petname.clone()).into());
+    }
+    let server = context.server(&book)?;
+    let wanted = Wanted::Named {
+        name: match &args.name {
+            Some(name) => name.clone(),
+            None => own_name(&book)?,
+        },
+        explicit: args.name.is_some(),
+        accepting: false,
+    };
+    let node = context.start(&book, &server, wanted).await?;
+    let paired = match meet(context, &node, &server, typed).await {
+        Ok(paired) => paired,
+        Err(failure) => {
+            node.shutdown().await;
+            return Err(failure);
+        }
+    };
+    context.remember(&server, &node)?;
+    let petname = add(context, &paired, &args)?;
+    local::ask(&context.home.socket(), Asked::Reload).await;
+    tell_paired(context, &node, &paired, &petname);
+    node.shutdown().await;
+    Ok(())
+}
+
+fn read_code(text: &str) -> Result<Code, Failure> {
+    let text = if text == "-" {
+        read_line("the code")?
+    } else {
+        text.to_owned()
+    };
+    text.parse().map_err(|error: knothole_proto::pairing::CodeError| {
+        Failure::new(
+            code::USAGE,
+            error.to_string(),
+            "the code as the other machine shows it",
+        )
+    })
+}
+
+async fn meet(
+    context: &Context,
+    node: &Node,
+    server: &ServerUrl,
+    typed: Option<Code>,
+) -> Result<Paired, Failure> {
+    if let Some(code) = typed {
+        return Ok(context
+            .within("the other machine", node.pair_join(code))
+            .await??);
+    }
+    let pairing = context.within("a code", node.pair_open()).await??;
+    tell_code(context, pairing.code(), pairing.ttl(), server);
+    Ok(context.within("the other machine", pairing.finish()).await??)
+}
+
+fn tell_code(context: &Context, code: &Code, ttl: Duration, server: &ServerUrl) {
+    let output = &context.output;
+    let command = format!("knothole pair {code}");
+    output.talk("On the other machine, type");
+    output.fact(format_args!("\n    {command}\n"));
+    output.talk("or `knothole pair -` and then the code:");
+    output.fact(format_args!("\n    {code}\n"));
+    output.talk(format_args!(
+        "It works once, within {} minutes. A machine without a server needs also\n    --server '{}'",
+        ttl.as_secs() / 60,
+        server.reveal()
+    ));
+    output.event(
+        "code",
+        json!({ "code": code.to_string(), "command": command, "ttl_s": ttl.as_secs() }),
+    );
+}
+
+fn add(context: &Context, paired: &Paired, args: &PairArgs) -> Result<String, Failure> {
+    let own_choice = args.petname.clone().or_else(|| paired.name.clone());
+    // A machine without a name is called by the beginning of its id, which is a legal name.
+    let petname = match own_choice {
+        Some(petname) => petname,
+        None => paired.peer.short().parse().map_err(|_| {
+            Failure::new(
+                code::OTHER,
+                "the other machine has no name",
+                "pair again with --as NAME",
+            )
+        })?,
+    };
+    let contact = Contact {
+        petname,
+        id: paired.peer,
+        secret: paired.secret.clone(),
+        name: paired.name.clone(),
+        added: SystemTime::now(),
+    };
+    let petname = AddressBook::update(&context.home.book(), |book| book.add(contact))?;
+    Ok(petname.as_str().to_owned())
+}
+
+fn tell_paired(context: &Context, node: &Node, paired: &Paired, petname: &str) {
+    let output = &context.output;
+    let width = petname.len().max("this machine".len());
+    output.fact(format_args!("paired with {petname}"));
+    output.fact(format_args!("  {:width$}  {}", petname, paired.peer));
+    output.fact(format_args!("  {:width$}  {}", "this machine", node.id()));
+    output.talk("The other machine shows the same two ids; next: knothole up on one, then knothole ping on the other.");
+    output.event(
+        "paired",
+        json!({
+            "name": petname, "id": paired.peer.to_string(), "own_id": node.id().to_string(),
+            "their_name": paired.name.as_ref().map(|name| name.as_str()),
+        }),
+    );
+}

@@ -1,0 +1,338 @@
+//! What this machine does for those who connect to it: answer pings, take files.
+//!
+//! Shared by `up` and `recv`. Only paired machines get here; each connection has a task, and each stream of it one.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use knothole_proto::id::PeerId;
+use quinn::{RecvStream, SendStream};
+use serde_json::{Value, json};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::context::{Context, PathTeller, ask, is_attended};
+use super::failure::{Failure, code};
+use super::output::{Output, path_fields, size};
+use super::signals::Stop;
+use super::transfer::{Done, Teller, amount, name_some};
+use crate::app::ping;
+use crate::app::transfer::{Conflict, Inbox, Incoming, Received, Refused, SERVICE};
+use crate::book::AddressBook;
+use crate::session::{Connection, PathState, refuse};
+use crate::untrusted::Untrusted;
+
+/// Connections served at once; the server grants 32 sessions, each of which may carry a few.
+const CONNECTIONS_MAX: usize = 64;
+
+/// Streams of one connection served at once.
+const STREAMS_MAX: usize = 32;
+
+/// Transfers received at once, each with up to 16 MiB in memory.
+const TRANSFERS_MAX: usize = 4;
+
+/// Ends of transfers that may wait to be seen; there are never more than can run.
+const ENDED_MAX: usize = 16;
+
+/// How files are taken.
+pub(super) struct Taking {
+    folder: PathBuf,
+    conflict: Conflict,
+    ask: bool,
+}
+
+impl Taking {
+    /// Into this folder; a person at the terminal is asked unless `yes`.
+    pub(super) fn new(folder: PathBuf, conflict: Conflict, yes: bool) -> Self {
+        Self {
+            folder,
+            conflict,
+            ask: !yes && is_attended(),
+        }
+    }
+
+    /// Is the person asked?
+    pub(super) fn asks(&self) -> bool {
+        self.ask
+    }
+}
+
+/// How a transfer ended.
+pub(super) enum Ended {
+    /// It did not begin.
+    Declined,
+    /// It came to an end, a good one or not.
+    Taken(Result<(), Failure>),
+}
+
+/// A machine that serves.
+pub(super) struct Host {
+    output: Arc<Output>,
+    stop: Stop,
+    taking: Taking,
+    book: Mutex<AddressBook>,
+    links: Mutex<BTreeMap<u64, LinkInfo>>,
+    next: AtomicU64,
+    transfers: Semaphore,
+    ended: mpsc::Sender<Ended>,
+    /// One question at a time to the person.
+    asking: tokio::sync::Mutex<()>,
+}
+
+struct LinkInfo {
+    peer: String,
+    id: PeerId,
+    path: watch::Receiver<PathState>,
+}
+
+impl Host {
+    /// A host, and where the ends of transfers can be seen.
+    pub(super) fn new(context: &Context, book: AddressBook, taking: Taking) -> (Self, mpsc::Receiver<Ended>) {
+        let (ended, seen) = mpsc::channel(ENDED_MAX);
+        let host = Self {
+            output: Arc::clone(&context.output),
+            stop: context.stop.clone(),
+            taking,
+            book: Mutex::new(book),
+            links: Mutex::default(),
+            next: AtomicU64::new(0),
+            transfers: Semaphore::new(TRANSFERS_MAX),
+            ended,
+            asking: tokio::sync::Mutex::default(),
+        };
+        (host, seen)
+    }
+
+    /// Serve this connection in a task of `connections`.
+    pub(super) fn spawn(self: &Arc<Self>, connections: &mut JoinSet<()>, connection: Connection) {
+        if connections.len() >= CONNECTIONS_MAX {
+            tracing::warn!("too many connections; one more is closed");
+            connection.close();
+            return;
+        }
+        connections.spawn(Arc::clone(self).serve(connection));
+    }
+
+    /// Know these machines from now on.
+    pub(super) fn set_book(&self, book: AddressBook) {
+        *lock(&self.book) = book;
+    }
+
+    /// Wait until no transfer runs.
+    pub(super) async fn idle(&self) {
+        // Fails only when the semaphore is closed, which nobody does.
+        let all = u32::try_from(TRANSFERS_MAX).unwrap_or(u32::MAX);
+        drop(self.transfers.acquire_many(all).await);
+    }
+
+    /// The connections, for programs.
+    pub(super) fn links(&self) -> Vec<Value> {
+        let links = lock(&self.links);
+        links
+            .values()
+            .map(|link| {
+                let mut fields = path_fields(&link.path.borrow().path);
+                fields.insert("peer".to_owned(), json!(link.peer));
+                fields.insert("id".to_owned(), json!(link.id.to_string()));
+                Value::Object(fields)
+            })
+            .collect()
+    }
+
+    async fn serve(self: Arc<Self>, connection: Connection) {
+        let id = connection.peer();
+        let petname = lock(&self.book)
+            .by_id(id)
+            .map(|contact| contact.petname.as_str().to_owned());
+        let peer = petname.unwrap_or_else(|| id.short());
+        self.output
+            .talk(format_args!("{peer} ({}) connected", id.short()));
+        self.output
+            .event("connected", json!({ "peer": peer, "id": id.to_string() }));
+        let _teller = PathTeller::start(&connection, &peer, &self.output);
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let info = LinkInfo {
+            peer: peer.clone(),
+            id,
+            path: connection.path(),
+        };
+        lock(&self.links).insert(number, info);
+        self.serve_streams(&connection, &peer).await;
+        lock(&self.links).remove(&number);
+        self.output.talk(format_args!("{peer} disconnected"));
+        self.output
+            .event("disconnected", json!({ "peer": peer, "id": id.to_string() }));
+    }
+
+    async fn serve_streams(self: &Arc<Self>, connection: &Connection, peer: &str) {
+        // Data streams belong to the connection: two transfers on one would take each other's.
+        let alone = Arc::new(tokio::sync::Mutex::new(()));
+        let mut streams = JoinSet::new();
+        loop {
+            tokio::select! {
+                stream = connection.accept() => {
+                    let Ok((service, send, recv)) = stream else { break };
+                    let busy = streams.len() >= STREAMS_MAX;
+                    match service.as_str() {
+                        ping::SERVICE if !busy => {
+                            streams.spawn(async move {
+                                if let Err(error) = ping::answer(send, recv).await {
+                                    tracing::debug!(%error, "a ping broke off");
+                                }
+                            });
+                        }
+                        SERVICE if !busy => {
+                            let (host, connection) = (Arc::clone(self), connection.clone());
+                            let (peer, alone) = (peer.to_owned(), Arc::clone(&alone));
+                            streams.spawn(async move {
+                                let alone = alone.try_lock();
+                                host.take(&connection, &peer, send, recv, alone.is_ok()).await;
+                            });
+                        }
+                        _ => refuse(send, recv),
+                    }
+                }
+                Some(_) = streams.join_next() => {}
+            }
+        }
+        // A transfer notices by itself that the connection is gone, and says what it leaves behind.
+        while streams.join_next().await.is_some() {}
+    }
+
+    /// One offered transfer, from offer to end.
+    async fn take(
+        &self,
+        connection: &Connection,
+        peer: &str,
+        send: SendStream,
+        recv: RecvStream,
+        alone: bool,
+    ) {
+        let end = match self.take_offer(connection, peer, send, recv, alone).await {
+            Ok(None) => Ended::Declined,
+            Ok(Some(())) => Ended::Taken(Ok(())),
+            Err(failure) => Ended::Taken(Err(failure)),
+        };
+        if let Ended::Taken(Err(Failure { message, .. })) = &end {
+            self.output.end_progress();
+            self.output.talk(format_args!("from {peer}: {message}"));
+        }
+        // Nobody looks in a host that only serves on.
+        let _ = self.ended.try_send(end);
+    }
+
+    /// `None` if it was declined.
+    async fn take_offer(
+        &self,
+        connection: &Connection,
+        peer: &str,
+        send: SendStream,
+        recv: RecvStream,
+        alone: bool,
+    ) -> Result<Option<()>, Failure> {
+        let incoming = Incoming::read(send, recv).await?;
+        let place = self.transfers.try_acquire();
+        let (Ok(_place), true) = (place, alone) else {
+            incoming.decline(Refused::Busy).await;
+            return Ok(None);
+        };
+        let manifest = incoming.manifest();
+        let (files, bytes) = (manifest.files(), manifest.bytes());
+        let name = name_some(
+            manifest
+                .roots()
+                .filter_map(|entry| entry.path.first())
+                .map(String::as_str),
+        );
+        for renamed in manifest.renamed() {
+            let (from, to) = (Untrusted(&renamed.offered), Untrusted(&renamed.stored));
+            self.output.talk(format_args!("stored as {to}: {from}"));
+        }
+        self.output.event(
+            "offer",
+            json!({ "peer": peer, "files": files, "bytes": bytes, "name": name }),
+        );
+        self.output
+            .talk(format_args!("{peer} sends {name}: {}", amount(files, bytes)));
+        let Some(inbox) = self.open_inbox(bytes).await else {
+            incoming.decline(Refused::Inbox).await;
+            let message = format!("cannot write to {}", self.taking.folder.display());
+            return Err(Failure::new(
+                code::OTHER,
+                message,
+                "a folder that you may write to, with -o or --inbox",
+            ));
+        };
+        if self.taking.ask && !self.agrees(peer).await {
+            incoming.decline(Refused::Person).await;
+            return Ok(None);
+        }
+        let teller = Arc::new(Teller {
+            output: Arc::clone(&self.output),
+            name: name.clone(),
+            peer: peer.to_owned(),
+        });
+        let received = incoming
+            .receive(connection, inbox, self.taking.conflict, teller, self.stop.wait())
+            .await?;
+        self.tell_received(connection, peer, &name, &received).map(Some)
+    }
+
+    async fn agrees(&self, peer: &str) -> bool {
+        let _one_at_a_time = self.asking.lock().await;
+        let question = format!("take it from {peer} into {}?", self.taking.folder.display());
+        ask(&self.output, &question).await
+    }
+
+    async fn open_inbox(&self, bytes: u64) -> Option<Arc<Inbox>> {
+        let folder = self.taking.folder.clone();
+        let opened = tokio::task::spawn_blocking(move || Inbox::open(&folder)).await;
+        let inbox = match opened {
+            Ok(Ok(inbox)) => inbox,
+            Ok(Err(error)) => {
+                self.output.talk(format_args!(
+                    "cannot open {}: {error}",
+                    self.taking.folder.display()
+                ));
+                return None;
+            }
+            Err(_) => return None,
+        };
+        if let Some(free) = inbox.free_bytes().filter(|free| *free < bytes) {
+            self.output.talk(format_args!(
+                "only {} are free there; the rest will not fit",
+                size(free)
+            ));
+        }
+        Some(Arc::new(inbox))
+    }
+
+    fn tell_received(
+        &self,
+        connection: &Connection,
+        peer: &str,
+        name: &str,
+        received: &Received,
+    ) -> Result<(), Failure> {
+        Done {
+            verb: "received",
+            name,
+            files: received.stored,
+            bytes: received.bytes,
+            took: received.took,
+            path: connection.path().borrow().path,
+            file: received.places.first().map(PathBuf::as_path),
+            others: &received.others,
+            hash: received.hash,
+            peer,
+        }
+        .tell(&self.output)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is guarded is replaced or changed in one step: a panic elsewhere leaves it whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

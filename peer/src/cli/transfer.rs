@@ -1,0 +1,214 @@
+//! What sending and receiving have in common on the screen.
+
+use std::path::Path as FilePath;
+use std::sync::Arc;
+use std::time::Duration;
+
+use data_encoding::HEXLOWER;
+use knothole_proto::path::Path;
+use serde_json::json;
+
+use super::failure::{Failure, code};
+use super::output::{Output, bit_rate, path_fields, path_words, rate, size};
+use crate::app::transfer::Outcome;
+use crate::app::{Event, Listener};
+use crate::untrusted::Untrusted;
+
+/// Shows a transfer while it runs.
+pub(super) struct Teller {
+    /// Where words go.
+    pub(super) output: Arc<Output>,
+    /// What is being moved, for people; not untrusted any more.
+    pub(super) name: String,
+    /// The machine at the other side.
+    pub(super) peer: String,
+}
+
+impl Listener for Teller {
+    fn on(&self, event: Event) {
+        match event {
+            Event::Offered => self
+                .output
+                .talk(format_args!("offered to {}, which decides", self.peer)),
+            Event::Accepted { bytes } => self.output.begin_progress(&self.name, bytes),
+            Event::Progress { bytes, total } => self.output.progress_to(bytes, total),
+            Event::File { path, outcome } => {
+                let shown = Untrusted(&path);
+                self.output
+                    .talk(format_args!("{shown}: {}", outcome_words(outcome)));
+                let fields = json!({ "path": path, "outcome": outcome_word(outcome) });
+                self.output.event("file", fields);
+            }
+        }
+    }
+}
+
+/// A transfer that ended.
+pub(super) struct Done<'a> {
+    /// `sent` or `received`.
+    pub(super) verb: &'a str,
+    /// What, for people.
+    pub(super) name: &'a str,
+    /// Files that are in their place, verified.
+    pub(super) files: u32,
+    /// Their bytes.
+    pub(super) bytes: u64,
+    /// From the yes to the end.
+    pub(super) took: Duration,
+    /// The path at the end.
+    pub(super) path: Path,
+    /// The file, or the first of them, on this machine.
+    pub(super) file: Option<&'a FilePath>,
+    /// Files that are not in their place, and why.
+    pub(super) others: &'a [(u32, Outcome)],
+    /// Of the only file.
+    pub(super) hash: Option<[u8; 32]>,
+    /// Whose machine is at the other side.
+    pub(super) peer: &'a str,
+}
+
+impl Done<'_> {
+    /// Say how it ended, and whether that is a failure.
+    pub(super) fn tell(&self, output: &Output) -> Result<(), Failure> {
+        output.end_progress();
+        let failure = self.failure();
+        let verified = failure.is_none();
+        let hash = self.hash.map(|hash| HEXLOWER.encode(&hash));
+        let file = self.file.map(|file| file.to_string_lossy().into_owned());
+        output.event(
+            "done",
+            json!({
+                "bytes": self.bytes, "seconds": self.took.as_secs_f64(), "verified": verified, "resumed_bytes": 0,
+                "path": path_fields(&self.path), "file": file, "files": self.files, "blake3": hash, "peer": self.peer,
+            }),
+        );
+        let check = match (&hash, verified) {
+            (_, false) => String::new(),
+            (Some(hash), _) => format!(", verified {}", hash.get(..8).unwrap_or_default()),
+            (None, _) => ", verified".to_owned(),
+        };
+        let place = match &file {
+            Some(file) if self.verb == "received" => format!("\n  {}", Untrusted(file)),
+            _ => String::new(),
+        };
+        output.fact(format_args!(
+            "{} {}: {} in {:.1} s, {}, {}{check}{place}",
+            self.verb,
+            self.name,
+            size(self.bytes),
+            self.took.as_secs_f64(),
+            bit_rate(rate(self.bytes, self.took)),
+            path_words(&self.path),
+        ));
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn failure(&self) -> Option<Failure> {
+        let count = |wanted: &[Outcome]| {
+            self.others
+                .iter()
+                .filter(|(_, outcome)| wanted.contains(outcome))
+                .count()
+        };
+        let wrong = count(&[Outcome::HashMismatch]);
+        if wrong > 0 {
+            let message = format!("{wrong} files arrived different from what was sent, and were deleted");
+            return Some(Failure::new(
+                code::VERIFY,
+                message,
+                "send them again; check memory and disk of both machines",
+            ));
+        }
+        let missing = count(&[Outcome::Incomplete, Outcome::Unwritable]);
+        (missing > 0).then(|| {
+            let message = format!("{missing} files did not get to their places");
+            Failure::new(code::PARTIAL, message, "send them again")
+        })
+    }
+}
+
+/// Number of files and their size, in words: `3 files, 1.2 MiB`.
+pub(super) fn amount(files: u32, bytes: u64) -> String {
+    let plural = if files == 1 { "" } else { "s" };
+    format!("{files} file{plural}, {}", size(bytes))
+}
+
+/// A few names for people, escaped: `a, b and 3 more`.
+pub(super) fn name_some<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    /// Names that are shown; the rest is counted.
+    const SHOWN: usize = 3;
+    let names: Vec<&str> = names.collect();
+    let shown: Vec<String> = names
+        .iter()
+        .take(SHOWN)
+        .map(|name| Untrusted(name).to_string())
+        .collect();
+    let more = names.len().saturating_sub(SHOWN);
+    match more {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+fn outcome_words(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Stored => "stored",
+        Outcome::Kept => "was there already and stays",
+        Outcome::HashMismatch => "arrived different from what was sent, and was deleted",
+        Outcome::Unwritable => "could not be written",
+        Outcome::Incomplete => "could not be read whole by the sender",
+    }
+}
+
+fn outcome_word(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Stored => "stored",
+        Outcome::Kept => "kept",
+        Outcome::HashMismatch => "hash-mismatch",
+        Outcome::Unwritable => "unwritable",
+        Outcome::Incomplete => "incomplete",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use knothole_proto::path::Why;
+
+    use super::*;
+
+    fn code_of(others: &[(u32, Outcome)]) -> Option<u8> {
+        let done = Done {
+            verb: "sent",
+            name: "x",
+            files: 1,
+            bytes: 1,
+            took: Duration::from_secs(1),
+            path: Path::Relay(Why::Punching),
+            file: None,
+            others,
+            hash: None,
+            peer: "nas",
+        };
+        done.failure().map(|failure| failure.code)
+    }
+
+    #[test]
+    fn what_did_not_arrive_decides_the_exit_code() {
+        assert_eq!(code_of(&[]), None);
+        assert_eq!(code_of(&[(0, Outcome::Kept)]), None);
+        assert_eq!(code_of(&[(0, Outcome::Incomplete)]), Some(10));
+        assert_eq!(
+            code_of(&[(0, Outcome::Unwritable), (1, Outcome::HashMismatch)]),
+            Some(11)
+        );
+    }
+
+    #[test]
+    fn a_few_names_are_named_and_the_rest_is_counted() {
+        assert_eq!(name_some(["a"].into_iter()), "a");
+        assert_eq!(
+            name_some(["a", "b\u{1b}", "c", "d", "e"].into_iter()),
+            "a, b\\u{1b}, c and 2 more"
+        );
+    }
+}
