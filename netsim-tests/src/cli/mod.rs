@@ -2,7 +2,11 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::exit)] // here, and only here, is what talks to a person
 
+mod demo;
 mod kinds;
+mod role;
+mod signals;
+mod size;
 mod soak;
 
 use std::io::{self, Write};
@@ -20,16 +24,21 @@ struct Arguments {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Demo(demo::DemoArgs),
     Kinds(kinds::KindsArgs),
     Soak(soak::SoakArgs),
+    #[command(hide = true)]
+    Role(role::RoleArgs),
 }
 
 /// Parse the process's arguments and do what they say. Threads must not exist yet: a namespace of users can only be
 /// entered by a process that has one.
 pub(crate) fn main() -> ExitCode {
     match Arguments::parse().command {
+        Command::Demo(args) => demo::run(&args),
         Command::Kinds(args) => kinds::run(&args),
         Command::Soak(args) => soak::run(&args),
+        Command::Role(args) => role::run(args),
     }
 }
 
