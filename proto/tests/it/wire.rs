@@ -139,6 +139,10 @@ fn to_server() -> Vec<(ToServer, &'static str)> {
 
 /// Every message from the server, in the order of its numbers, with its bytes.
 fn from_server() -> Vec<(FromServer, &'static str)> {
+    [from_server_on_nodes(), from_server_on_pairing()].concat()
+}
+
+fn from_server_on_nodes() -> Vec<(FromServer, &'static str)> {
     let welcome = Welcome {
         name: Some(name("nas")),
         reflexive: addr("5.5.5.5:4660"),
@@ -148,7 +152,7 @@ fn from_server() -> Vec<(FromServer, &'static str)> {
         alternate: Some(addr("6.6.6.6:5669")),
         relay: true,
     };
-    let (request, nameplate) = (RequestId(1), Nameplate(7));
+    let request = RequestId(1);
     let session = SessionId::from_bytes([3; 16]);
     let found = FromServer::Found {
         request,
@@ -199,6 +203,12 @@ fn from_server() -> Vec<(FromServer, &'static str)> {
             },
             "0101070303030303030303030303030303030302",
         ),
+    ]
+}
+
+fn from_server_on_pairing() -> Vec<(FromServer, &'static str)> {
+    let nameplate = Nameplate(7);
+    vec![
         (
             FromServer::PairOpened {
                 nameplate,
