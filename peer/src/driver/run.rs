@@ -17,13 +17,17 @@ use super::control::{ControlEvent, ControlHandle};
 use super::link::{LinkShared, LinkUse};
 use super::request::{Granted, Request};
 use super::start::offered;
-use crate::net::{Counters, Datagram, PathTable, Sockets, SuspendWatch};
+use crate::net::{Counters, Datagram, OutboundWatch, PathTable, Sockets, SuspendWatch};
 use crate::node::{ConnectError, LookupError, NodeConfig, NodeEvent, PairError, Registered, StartError};
 use crate::session::{CODE_DONE, Connection, Quic};
 
 /// How often traffic is reported to the connector and unused links are looked for. The connector judges a path by it
 /// within seconds; more often wakes idle machines for nothing.
 const TICK: Duration = Duration::from_millis(200);
+
+/// How often the way to the server is looked up, to notice a change of network: a fourth of the time in which traffic
+/// is to flow again after one.
+const GLANCE: Duration = Duration::from_millis(500);
 
 /// How often the interfaces are read again and sleep is looked for.
 const LOOK_AROUND: Duration = Duration::from_secs(5);
@@ -91,6 +95,7 @@ pub(crate) struct Driver {
     next_request: u32,
     candidates: Vec<Candidate>,
     suspend: SuspendWatch,
+    outbound: OutboundWatch,
     /// Set when the loop shall end; whoever asked for it is told by the end of the channel.
     stopping: Option<Vec<oneshot::Sender<()>>>,
 }
@@ -115,6 +120,7 @@ impl Driver {
             next_request: 0,
             candidates,
             suspend: SuspendWatch::new(Instant::now(), SystemTime::now()),
+            outbound: OutboundWatch::default(),
             stopping: None,
         }
     }
@@ -128,9 +134,10 @@ impl Driver {
     ) {
         let unused = Arc::clone(&self.ports.unused);
         let quic = self.ports.quic.clone();
-        let (mut tick, mut look) = (interval(TICK), interval(LOOK_AROUND));
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let [mut tick, mut glance, mut look] = [TICK, GLANCE, LOOK_AROUND].map(interval);
+        for timer in [&mut tick, &mut glance, &mut look] {
+            timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        }
         let (seen, mut candidates) = mpsc::channel(1);
         let mut deadline = self.drain();
         while self.stopping.is_none() {
@@ -142,6 +149,7 @@ impl Driver {
                 Some(now) = candidates.recv() => self.on_candidates(now),
                 _ = tick.tick(), if !self.links.is_empty() => self.on_tick(),
                 () = unused.notified() => self.on_tick(),
+                _ = glance.tick() => self.glance(&seen),
                 _ = look.tick() => self.look_around(&seen),
                 () = sleep_until(deadline.into()) => self.feed(Input::Timeout),
             }
@@ -288,6 +296,20 @@ impl Driver {
             self.feed(Input::LocalCandidates(self.candidates.clone()));
             self.network_changed();
         }
+        self.read_interfaces(seen);
+    }
+
+    /// Cheap enough to be done often: did the way to the server change?
+    fn glance(&mut self, seen: &mpsc::Sender<Vec<Candidate>>) {
+        let server = self.ports.paths.load().server();
+        if server.is_some_and(|server| self.outbound.changed(server)) {
+            tracing::debug!("the way to the server changed");
+            self.network_changed();
+            self.read_interfaces(seen);
+        }
+    }
+
+    fn read_interfaces(&self, seen: &mpsc::Sender<Vec<Candidate>>) {
         if let Ok(permit) = seen.clone().try_reserve_owned() {
             let reading = offered(self.config.allow_loopback, Arc::clone(&self.ports.sockets));
             tokio::spawn(async move {

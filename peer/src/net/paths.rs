@@ -136,6 +136,11 @@ impl Tables {
         self.servers.contains(&addr)
     }
 
+    /// Where the server is, or was when it was last reached for.
+    pub(crate) fn server(&self) -> Option<SocketAddr> {
+        self.relay.or_else(|| self.servers.first().copied())
+    }
+
     /// The server's end of the relay: the address that the control connection runs to.
     pub(crate) fn relay(&self) -> Option<SocketAddr> {
         self.relay

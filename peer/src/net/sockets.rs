@@ -85,6 +85,11 @@ impl Bound {
         // A smaller buffer than asked for costs speed, not function.
         let _ = socket.set_recv_buffer_size(BUFFER_LEN);
         let _ = socket.set_send_buffer_size(BUFFER_LEN);
+        tracing::debug!(
+            receive = socket.recv_buffer_size().unwrap_or_default(),
+            send = socket.send_buffer_size().unwrap_or_default(),
+            "socket buffers granted"
+        );
         socket.set_nonblocking(true)?;
         socket.bind(&addr.into())?;
         let std: UdpSocket = socket.into();

@@ -6,6 +6,8 @@
 //! Packets that were sent on the path before are still in flight for QUIC at that moment. They take no room on the new
 //! path, so their bytes are added to the window until they are acknowledged or lost; else a full window of a dead path
 //! would stall the new one until every packet of it is given up.
+//!
+//! And losses that are no sign of congestion are not taken for one: see [`super::noise`].
 
 use std::any::Any;
 use std::sync::Arc;
@@ -14,6 +16,8 @@ use std::time::Instant;
 
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
 use quinn_proto::RttEstimator;
+
+use super::noise::LossNoise;
 
 /// Makes the controllers of a link's connections.
 pub(crate) struct EpochFactory {
@@ -41,6 +45,7 @@ impl ControllerFactory for EpochFactory {
             mtu: current_mtu,
             outstanding: 0,
             stranded: 0,
+            noise: LossNoise::default(),
         })
     }
 }
@@ -58,6 +63,7 @@ struct EpochController {
     outstanding: u64,
     /// Of those, bytes that were sent before `since`.
     stranded: u64,
+    noise: LossNoise,
 }
 
 impl EpochController {
@@ -71,6 +77,7 @@ impl EpochController {
             self.inner = Arc::clone(&self.factory.fresh).build(now, self.mtu);
             self.since = now;
             self.stranded = self.outstanding;
+            self.noise = LossNoise::default();
         }
     }
 }
@@ -87,6 +94,7 @@ impl Controller for EpochController {
         if sent < self.since {
             self.stranded = self.stranded.saturating_sub(bytes);
         } else {
+            self.noise.on_ack(now, bytes, rtt.get(), rtt.min());
             self.inner.on_ack(now, sent, bytes, app_limited, rtt);
         }
     }
@@ -116,7 +124,12 @@ impl Controller for EpochController {
         self.outstanding = self.outstanding.saturating_sub(lost_bytes);
         // What was lost is the oldest; the old path's packets come first.
         self.stranded = self.stranded.saturating_sub(lost_bytes);
-        if sent >= self.since {
+        if sent < self.since {
+            return;
+        }
+        // Zero lost bytes: a router marked packets instead of dropping them (RFC 3168), which is never noise.
+        let noise = lost_bytes > 0 && self.noise.covers(now, lost_bytes, self.mtu);
+        if is_persistent_congestion || !noise {
             self.inner
                 .on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
         }
@@ -142,6 +155,7 @@ impl Controller for EpochController {
         Box::new(Self {
             factory: Arc::clone(&self.factory),
             inner: self.inner.clone_box(),
+            noise: self.noise.clone(),
             ..*self
         })
     }
@@ -201,7 +215,12 @@ mod tests {
         let sent = now + Duration::from_millis(5);
         controller.on_sent(sent, 1_000, 1);
         let before = controller.window();
-        controller.on_congestion_event(sent + Duration::from_millis(5), sent, false, 1_000);
+        let noticed = sent + Duration::from_millis(5);
+        controller.on_congestion_event(noticed, sent, false, 100_000);
         assert!(controller.window() < before);
+        let before = controller.window();
+        let later = noticed + Duration::from_millis(5);
+        controller.on_congestion_event(later, later, false, 0);
+        assert!(controller.window() < before, "an ECN mark");
     }
 }

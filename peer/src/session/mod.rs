@@ -3,6 +3,7 @@
 mod congestion;
 mod connection;
 mod endpoint;
+mod noise;
 mod stream;
 mod tls;
 mod transport;
