@@ -39,7 +39,8 @@ pub enum Rule {
     Bounded,
     /// A machine that says it waits until a moment does something then, and does not ask for the same moment again.
     Progress,
-    /// An address that the server did not attest gets two probes until it answers, an attested one a schedule (P4).
+    /// An address that the server did not attest gets two probes until it answers, an attested one a schedule (P4),
+    /// and each of them an answer to whatever comes from there (P2).
     ProbeBudget,
     /// No datagram goes to an address of a class that nobody may name (P7).
     Destination,
@@ -99,6 +100,8 @@ struct NodeChecks {
     attested: BTreeMap<PeerId, BTreeSet<IpAddr>>,
     /// Probes to each address since the introduction that named it, while nothing genuine came from there.
     unanswered: BTreeMap<SocketAddr, u32>,
+    /// Datagrams that came from each address, whoever made them: each may be answered once (P2).
+    came: BTreeMap<SocketAddr, u32>,
     closed: BTreeSet<LinkId>,
     last_wake: Option<(Duration, u32)>,
 }
@@ -130,11 +133,12 @@ impl Checks {
                     return Ok(());
                 }
                 let attested = node.attested.values().any(|ips| ips.contains(&to.ip()));
-                let max = if attested {
+                let unasked = if attested {
                     ATTESTED_PROBES_MAX
                 } else {
                     UNATTESTED_PROBES_MAX
                 };
+                let max = unasked + node.came.get(&to).copied().unwrap_or(0);
                 let count = node.unanswered.entry(to).or_default();
                 *count += 1;
                 if *count > max {
@@ -169,6 +173,12 @@ impl Checks {
         node.unanswered.remove(&from);
         let sender = self.nodes.entry(origin).or_default();
         sender.seen_as.insert((origin_socket, addressed), (host, from));
+    }
+
+    /// A datagram that the other node did not make reached a node.
+    pub(super) fn node_hears_stranger(&mut self, host: HostId, from: SocketAddr) {
+        let node = self.nodes.entry(host).or_default();
+        *node.came.entry(from).or_default() += 1;
     }
 
     /// The server hears something.

@@ -1,7 +1,7 @@
 //! The control connection as a model: reliable, ordered messages over datagrams that may be lost, as QUIC gives them.
 //!
-//! One [`Stream`] at each end. Messages are numbered, acknowledged at once, and sent again after the probe timeout of
-//! RFC 9002 section 6.2. Datagrams carry a packet number, so that a copy is not taken for news and a changed source
+//! One [`Stream`] at each end. Messages are numbered and acknowledged at once, one by one. One is sent again when a
+//! later one was acknowledged (RFC 9002 section 6.1) or after the probe timeout (section 6.2). Datagrams carry a packet number, so that a copy is not taken for news and a changed source
 //! address for a migration only if the packet is the newest (RFC 9000 section 9.3). Encryption is not modelled: the
 //! world hands over only what the other end itself sent.
 //!
@@ -134,7 +134,8 @@ pub(super) struct Stream {
     unacked: VecDeque<Segment>,
     expected: u64,
     early: BTreeMap<u64, Vec<u8>>,
-    ack_due: bool,
+    /// Messages that arrived and are not acknowledged yet.
+    ack_due: VecDeque<u64>,
     heard: Duration,
     rtt: Option<Duration>,
     backoff: u32,
@@ -145,7 +146,10 @@ struct Segment {
     sequence: u64,
     body: Vec<u8>,
     sent: Option<Duration>,
+    /// Datagrams in which it has gone out.
     copies: u32,
+    /// Datagrams in which it is to go out now.
+    due: u32,
 }
 
 impl Stream {
@@ -159,7 +163,7 @@ impl Stream {
             unacked: VecDeque::new(),
             expected: 0,
             early: BTreeMap::new(),
-            ack_due: false,
+            ack_due: VecDeque::new(),
             heard: now,
             rtt,
             backoff: 0,
@@ -178,6 +182,7 @@ impl Stream {
             body,
             sent: None,
             copies: 0,
+            due: 1,
         });
         self.next_sequence += 1;
     }
@@ -188,9 +193,10 @@ impl Stream {
         self.heard = now;
         let newest = frame.number >= self.newest;
         self.newest = self.newest.max(frame.number + 1);
-        self.acknowledge(frame.ack, now);
+        let alone = (frame.kind == Kind::Ack).then_some(frame.sequence);
+        self.acknowledge(frame.ack, alone, now);
         if frame.kind == Kind::Data {
-            self.ack_due = true;
+            self.ack_due.push_back(frame.sequence);
             if frame.sequence >= self.expected && self.early.len() < UNACKED_MAX {
                 self.early.insert(frame.sequence, frame.body.to_vec());
             }
@@ -204,15 +210,23 @@ impl Stream {
 
     /// The next datagram to send, if one is due.
     pub(super) fn poll_transmit(&mut self, now: Duration) -> Option<Vec<u8>> {
-        let timeout = self.timeout();
-        let due = |segment: &Segment| segment.sent.is_none_or(|sent| sent + timeout <= now);
+        self.expire(now);
         let (number, ack, conn) = (self.next_number, self.expected, self.conn);
-        let bytes = if let Some(segment) = self.unacked.iter_mut().find(|segment| due(segment)) {
-            if segment.sent.is_some() {
-                self.backoff += 1;
-            }
+        let bytes = if let Some(sequence) = self.ack_due.pop_front() {
+            let frame = Frame {
+                kind: Kind::Ack,
+                conn,
+                number,
+                sequence,
+                ack,
+                body: &[],
+            };
+            frame.write()
+        } else {
+            let segment = self.unacked.iter_mut().find(|segment| segment.due > 0)?;
             segment.sent = Some(now);
             segment.copies += 1;
+            segment.due -= 1;
             let frame = Frame {
                 kind: Kind::Data,
                 conn,
@@ -222,32 +236,17 @@ impl Stream {
                 body: &segment.body,
             };
             frame.write()
-        } else if self.ack_due {
-            let frame = Frame {
-                kind: Kind::Ack,
-                conn,
-                number,
-                sequence: 0,
-                ack,
-                body: &[],
-            };
-            frame.write()
-        } else {
-            return None;
         };
         self.next_number += 1;
-        self.ack_due = false;
         Some(bytes)
     }
 
     /// When [`Stream::poll_transmit`] has something again, or the silence is too long.
     pub(super) fn poll_timeout(&self) -> Duration {
         let timeout = self.timeout();
-        let again = self
-            .unacked
-            .iter()
-            .map(|segment| segment.sent.map_or(Duration::ZERO, |sent| sent + timeout));
-        again.fold(self.heard + IDLE_TIMEOUT, Duration::min)
+        let last = self.unacked.iter().map(|segment| segment.sent).max().flatten();
+        let again = last.map(|sent| sent + timeout);
+        again.into_iter().fold(self.heard + IDLE_TIMEOUT, Duration::min)
     }
 
     /// Has the other end been silent for too long?
@@ -265,10 +264,13 @@ impl Stream {
         self.unacked.len() + self.early.len()
     }
 
-    fn acknowledge(&mut self, ack: u64, now: Duration) {
-        while let Some(segment) = self.unacked.front()
-            && segment.sequence < ack
-        {
+    /// Everything before `ack` arrived, and `alone`.
+    fn acknowledge(&mut self, ack: u64, alone: Option<u64>, now: Duration) {
+        let (acked, left): (Vec<Segment>, Vec<Segment>) = std::mem::take(&mut self.unacked)
+            .into_iter()
+            .partition(|segment| segment.sequence < ack || Some(segment.sequence) == alone);
+        self.unacked = left.into();
+        for segment in &acked {
             // A message that was sent twice tells nothing about the round trip (Karn's rule).
             if segment.copies == 1
                 && let Some(sent) = segment.sent
@@ -276,8 +278,27 @@ impl Stream {
                 let sample = now.saturating_sub(sent);
                 self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
             }
-            self.backoff = 0;
-            self.unacked.pop_front();
+        }
+        let Some(newest) = acked.iter().filter_map(|segment| segment.sent).max() else {
+            return;
+        };
+        self.backoff = 0;
+        // What was sent clearly before something that arrived is lost.
+        let slack = self.rtt.unwrap_or_default() / 8 + Duration::from_millis(1);
+        for segment in &mut self.unacked {
+            if segment.due == 0 && segment.sent.is_some_and(|sent| sent + slack < newest) {
+                segment.due = 1;
+            }
+        }
+    }
+
+    /// After the probe timeout everything that is not acknowledged is sent again, as two datagrams each (RFC 9002
+    /// section 6.2.4), which is what gets through where packets are lost in runs.
+    fn expire(&mut self, now: Duration) {
+        let last = self.unacked.iter().map(|segment| segment.sent).max().flatten();
+        if last.is_some_and(|last| last + self.timeout() <= now) {
+            self.backoff += 1;
+            self.unacked.iter_mut().for_each(|segment| segment.due = 2);
         }
     }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use knothole_proto::connector::{Command, Connector, ConnectorConfig, Event, Input, LinkId, Output};
+use knothole_proto::connector::{Command, Connector, ConnectorConfig, Event, Input, Link, LinkId, Output};
 use knothole_proto::id::{ChannelId, PeerId};
 use knothole_proto::path::{Path, SocketId, Why};
 use knothole_proto::seed::Seed;
@@ -369,23 +369,7 @@ impl Node {
 
     fn apply(&mut self, event: &Event, now: Duration) {
         match event {
-            Event::LinkUp(link) => {
-                let pings = self.period.filter(|_| link.role == Role::Caller);
-                let path = link
-                    .channel
-                    .map_or(Path::None(Why::Punching), |_| Path::Relay(Why::Punching));
-                let state = LinkState {
-                    peer: link.peer,
-                    role: link.role,
-                    channel: link.channel,
-                    path,
-                    after: Duration::ZERO,
-                    traffic: Traffic::new(pings.map(|_| now)),
-                };
-                self.links.insert(link.link, state);
-                self.channels
-                    .extend(link.channel.map(|channel| (channel, link.link)));
-            }
+            Event::LinkUp(link) => self.open_link(link, now),
             Event::Channel { link, channel } => {
                 self.channels.retain(|_, known| known != link);
                 self.channels.extend(channel.map(|channel| (channel, *link)));
@@ -413,6 +397,26 @@ impl Node {
             Event::Draining { retry_after } => self.client.hold_off(*retry_after),
             _ => {}
         }
+    }
+
+    /// A link is there, or was there and answers another wish.
+    fn open_link(&mut self, link: &Link, now: Duration) {
+        let pings = self.period.filter(|_| link.role == Role::Caller);
+        let path = link
+            .channel
+            .map_or(Path::None(Why::Punching), |_| Path::Relay(Why::Punching));
+        let state = self.links.entry(link.link).or_insert_with(|| LinkState {
+            peer: link.peer,
+            role: link.role,
+            channel: link.channel,
+            path,
+            after: Duration::ZERO,
+            traffic: Traffic::new(pings.map(|_| now)),
+        });
+        state.channel = link.channel;
+        self.channels.retain(|_, known| *known != link.link);
+        self.channels
+            .extend(link.channel.map(|channel| (channel, link.link)));
     }
 
     fn flush(&mut self, now: Duration) {

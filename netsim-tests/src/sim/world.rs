@@ -440,9 +440,12 @@ impl World {
                     self.lose(packet, "at a closed port");
                     return Ok(());
                 }
-                if let Origin::Host(origin) = packet.origin {
-                    let sent = (origin, socket_of(packet.addressed), packet.addressed);
-                    self.checks.node_hears(host, socket, from, sent, now);
+                match packet.origin {
+                    Origin::Host(origin) => {
+                        let sent = (origin, socket_of(packet.addressed), packet.addressed);
+                        self.checks.node_hears(host, socket, from, sent, now);
+                    }
+                    Origin::Stranger => self.checks.node_hears_stranger(host, from),
                 }
                 node.receive(socket, from, &packet.bytes, authentic, now);
             }

@@ -1,0 +1,15 @@
+//! Bugs that a seed once found, each with the seed.
+
+use knothole_netsim::nat::kind;
+use knothole_netsim::sim::{Attempt, Mischief, Weather};
+
+fn attempt(a: &str, b: &str, weather: Weather, seed: u64) -> Attempt {
+    Attempt::new(kind(a).unwrap(), kind(b).unwrap(), weather, seed)
+}
+
+/// The original of the copied probe was lost, so the copy was news; its forged source got nine probes for it.
+#[test]
+fn a_recorded_probe_from_a_forged_source_is_not_worth_a_schedule_of_probes() {
+    let attempt = attempt("full-cone", "open", Weather::STORM, 90).with_stranger(Mischief::Replay);
+    attempt.run().unwrap_or_else(|failure| panic!("{failure}"));
+}
