@@ -216,8 +216,7 @@ impl Attempt {
 
     fn judge(&self, world: &mut World, [a, b]: [HostId; 2], expected: Expect) -> Result<(), Violation> {
         let direct = world.is_direct(a, b);
-        // A stranger who is faster than the network can spoil probes; that is no worse than cutting the wire.
-        if expected == Expect::Must && !direct && self.stranger != Some(Mischief::Race) {
+        if expected == Expect::Must && !direct {
             let (one, two) = (world.path(a, b), world.path(b, a));
             return Err(late(
                 world,
