@@ -129,7 +129,8 @@ fn duplicates_arrive_twice() {
         duplicate: 1.0,
         ..LinkSpec::delay(MS)
     });
-    assert_eq!(arrivals(&lab, 500), 1000);
+    // So few that they fit into the receiver's buffer even if nobody reads meanwhile.
+    assert_eq!(arrivals(&lab, 100), 200);
 }
 
 #[test]
