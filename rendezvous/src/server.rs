@@ -364,3 +364,41 @@ fn datagrams(
         counters: Counters::default(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn started() -> Server {
+        let config = Config {
+            listen: vec!["127.0.0.1:0".parse().unwrap()],
+            ..Config::default()
+        };
+        Server::start(config).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_server_that_lost_a_part_says_so_and_still_ends() {
+        let lose: [fn(&mut Server); 4] = [
+            |server| server.others.abort_all(),
+            |server| server.store.abort_all(),
+            |server| server.acceptors.abort_all(),
+            |server| {
+                server
+                    .endpoints
+                    .iter()
+                    .for_each(|endpoint| endpoint.close(codes::STOPPED, b""))
+            },
+        ];
+        for lose in lose {
+            let mut server = started().await;
+            let healthy = timeout(Duration::from_millis(50), server.failed()).await;
+            assert!(healthy.is_err(), "{healthy:?}");
+            lose(&mut server);
+            let failed = timeout(Duration::from_secs(1), server.failed()).await;
+            assert!(failed.is_ok());
+            let ended = timeout(2 * DRAIN, server.shutdown()).await;
+            assert!(ended.is_ok());
+        }
+    }
+}

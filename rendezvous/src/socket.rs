@@ -7,7 +7,7 @@
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use quinn::udp::{RecvMeta, Transmit};
@@ -15,7 +15,7 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 use socket2::{Domain, Protocol, Socket, Type};
 use tracing::debug;
 
-use crate::datagrams::Datagrams;
+use crate::datagrams::{Datagrams, Outbox};
 
 /// Bytes asked of the kernel for each direction of a socket: 40 ms at 1 Gbit/s, the longest that the receiving thread
 /// should be away. The kernel grants at most net.core.rmem_max and wmem_max; less means drops under bursts.
@@ -69,6 +69,8 @@ pub(crate) struct Port {
     /// Its number in [`Datagrams`].
     number: usize,
     datagrams: Arc<Datagrams>,
+    /// Never contended: one task receives.
+    outbox: Mutex<Outbox>,
 }
 
 impl Port {
@@ -78,6 +80,7 @@ impl Port {
             inner,
             number,
             datagrams,
+            outbox: Mutex::default(),
         }
     }
 
@@ -120,11 +123,16 @@ impl AsyncUdpSocket for Port {
         for _ in 0..ERRORS_IN_A_ROW {
             match self.inner.poll_recv(cx, buffers, metas) {
                 Poll::Ready(Ok(count)) => {
-                    for (buffer, meta) in buffers.iter_mut().zip(metas.iter_mut()).take(count) {
-                        // Sets `meta.len` to what is left for QUIC. With 0 quinn goes on to the next one, and its
-                        // own limit on work per turn holds for all kinds of datagrams.
-                        self.datagrams.sort(self.number, buffer, meta);
-                    }
+                    let (buffers, metas) = (buffers.get_mut(..count), metas.get_mut(..count));
+                    let mut outbox = self.outbox.lock().unwrap_or_else(PoisonError::into_inner);
+                    // Sets each `meta.len` to what is left for QUIC. With 0 quinn goes on to the next one, and its own
+                    // limit on work per turn holds for all kinds of datagrams.
+                    self.datagrams.sort(
+                        self.number,
+                        buffers.unwrap_or_default(),
+                        metas.unwrap_or_default(),
+                        &mut outbox,
+                    );
                     return Poll::Ready(Ok(count));
                 }
                 Poll::Ready(Err(why)) => {

@@ -1,13 +1,15 @@
 //! What happens to each datagram that arrives: QUIC goes on to quinn, relay frames and STUN are dealt with here.
 //!
-//! [`Datagrams`] is shared by all sockets of the server. [`Datagrams::sort`] is called for each receive buffer, on the
-//! thread that received it; it sends what must be sent and returns. It waits for nothing: a full socket drops.
+//! [`Datagrams`] is shared by all sockets of the server. [`Datagrams::sort`] is called for each turn of receiving, on the
+//! thread that received; it sends what must be sent and returns. It waits for nothing: a full socket drops.
 
 mod counters;
+mod outbox;
 mod relay;
 mod stun;
 
 use std::net::SocketAddr;
+use std::ops::DerefMut;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,10 +17,17 @@ use knothole_proto::wire::Kind;
 use quinn::AsyncUdpSocket;
 use quinn::udp::{RecvMeta, Transmit};
 
+use outbox::Head;
+
 pub(crate) use counters::Counters;
 pub use counters::DatagramStats;
+pub(crate) use outbox::Outbox;
 pub(crate) use relay::{Relay, Via};
 pub(crate) use stun::{Site, Stun};
+
+/// Runs of frames shorter than this are joined with others, in bytes. Copying that much costs about as much as the call
+/// into the kernel that it saves.
+const JOIN_BELOW: usize = 16 * 1024;
 
 /// What a socket is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,9 +56,32 @@ pub(crate) struct Datagrams {
 }
 
 impl Datagrams {
-    /// Deal with all that is not QUIC in a buffer that socket `number` received, and move the QUIC datagrams to its
-    /// front; `meta.len` is what they take.
-    pub(crate) fn sort(&self, number: usize, buffer: &mut [u8], meta: &mut RecvMeta) {
+    /// Deal with all that is not QUIC in the buffers that socket `number` received in one turn, and move the QUIC
+    /// datagrams to the front of each; `meta.len` is what they take.
+    pub(crate) fn sort<B>(
+        &self,
+        number: usize,
+        buffers: &mut [B],
+        metas: &mut [RecvMeta],
+        outbox: &mut Outbox,
+    ) where
+        B: DerefMut<Target = [u8]>,
+    {
+        // A single buffer has nothing to be joined with.
+        let joining = buffers.len() > 1;
+        for (buffer, meta) in buffers.iter_mut().zip(metas) {
+            self.sort_one(number, buffer, meta, joining.then_some(&mut *outbox));
+        }
+        self.flush(outbox);
+    }
+
+    fn sort_one(
+        &self,
+        number: usize,
+        buffer: &mut [u8],
+        meta: &mut RecvMeta,
+        mut outbox: Option<&mut Outbox>,
+    ) {
         let Some(wire) = self.wires.get(number) else {
             meta.len = 0;
             return;
@@ -78,7 +110,7 @@ impl Datagrams {
                 }
                 (Kind::Relay, Purpose::Main) => {
                     let rest = buffer.get(at..end).unwrap_or_default();
-                    at + self.forward(rest, stride, meta)
+                    at + self.forward(rest, stride, meta, outbox.as_deref_mut())
                 }
                 (Kind::Stun, _) => {
                     self.answer(number, datagram, meta);
@@ -94,36 +126,62 @@ impl Datagrams {
     }
 
     /// Forward the run of frames of one channel at the front of `frames`; returns the bytes that it took.
-    fn forward(&self, frames: &[u8], stride: usize, meta: &RecvMeta) -> usize {
+    fn forward(&self, frames: &[u8], stride: usize, meta: &RecvMeta, outbox: Option<&mut Outbox>) -> usize {
         let len = relay::run(frames, stride);
         let Some(batch) = frames.get(..len) else {
             return frames.len();
         };
-        if let Some(via) = self
+        let via = self
             .relay
-            .route(batch, stride, meta.addr, Instant::now(), &self.counters)
-        {
-            self.send(&via, batch, stride, meta);
+            .route(batch, stride, meta.addr, Instant::now(), &self.counters);
+        let Some(via) = via else { return len };
+        let head = Head {
+            via,
+            ecn: meta.ecn,
+            stride,
+        };
+        match outbox {
+            // Too long to be worth a copy, but not to overtake what came before.
+            Some(outbox) if len >= JOIN_BELOW => {
+                self.flush(outbox);
+                self.send(head, batch);
+            }
+            Some(outbox) => {
+                if !outbox.add(head, batch) {
+                    self.flush(outbox);
+                    outbox.add(head, batch);
+                }
+            }
+            None => self.send(head, batch),
         }
         len
     }
 
-    fn send(&self, via: &Via, batch: &[u8], stride: usize, meta: &RecvMeta) {
-        let Some(wire) = self.wires.get(via.wire) else {
+    fn flush(&self, outbox: &mut Outbox) {
+        if let Some((head, batch)) = outbox.batch() {
+            self.send(head, batch);
+            outbox.clear();
+        }
+    }
+
+    fn send(&self, head: Head, batch: &[u8]) {
+        let Some(wire) = self.wires.get(head.via.wire) else {
             return;
         };
         // 1 where the network card cannot segment; quinn's socket finds out by itself.
         let together = wire.socket.max_transmit_segments().max(1);
-        for chunk in batch.chunks(stride.saturating_mul(together)) {
+        for chunk in batch.chunks(head.stride.saturating_mul(together)) {
             let transmit = Transmit {
-                destination: via.to,
-                ecn: meta.ecn,
+                destination: head.via.to,
+                ecn: head.ecn,
                 contents: chunk,
-                segment_size: (chunk.len() > stride).then_some(stride),
-                src_ip: via.source,
+                segment_size: (chunk.len() > head.stride).then_some(head.stride),
+                src_ip: head.via.source,
             };
             if wire.socket.try_send(&transmit).is_err() {
-                self.counters.relay_full.add(chunk.len().div_ceil(stride) as u64);
+                self.counters
+                    .relay_full
+                    .add(chunk.len().div_ceil(head.stride) as u64);
             }
         }
     }

@@ -16,7 +16,7 @@ use quinn::udp::{EcnCodepoint, RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::sync::mpsc;
 
-use super::{Counters, Datagrams, Purpose, Relay, Site, Stun, Via, Wire};
+use super::{Counters, Datagrams, Outbox, Purpose, Relay, Site, Stun, Via, Wire};
 
 const NODE_A: &str = "198.51.100.1:1000";
 const NODE_B: &str = "198.51.100.2:2000";
@@ -155,9 +155,31 @@ impl World {
             ecn: Some(EcnCodepoint::Ect0),
             dst_ip: Some("192.0.2.9".parse().unwrap()),
         };
-        self.datagrams.sort(socket, &mut buffer, &mut meta);
+        let mut outbox = Outbox::default();
+        self.datagrams.sort(
+            socket,
+            &mut [&mut buffer[..]],
+            std::slice::from_mut(&mut meta),
+            &mut outbox,
+        );
         buffer.truncate(meta.len);
         buffer
+    }
+
+    /// Each of these datagrams arrives in a buffer of its own, all in one turn.
+    fn receive_singly(&self, from: &str, datagrams: &[Vec<u8>]) {
+        let meta = |datagram: &Vec<u8>| RecvMeta {
+            addr: addr(from),
+            len: datagram.len(),
+            stride: datagram.len(),
+            ..RecvMeta::default()
+        };
+        let mut metas: Vec<RecvMeta> = datagrams.iter().map(meta).collect();
+        let mut buffers = datagrams.to_vec();
+        let mut buffers: Vec<&mut [u8]> = buffers.iter_mut().map(|b| &mut b[..]).collect();
+        let mut outbox = Outbox::default();
+        self.datagrams.sort(0, &mut buffers, &mut metas, &mut outbox);
+        assert!(outbox.batch().is_none(), "nothing stays behind");
     }
 
     fn sent(&self, socket: usize) -> Vec<Sent> {
@@ -207,6 +229,45 @@ fn frames_of_one_channel_leave_as_one_batch_with_the_same_bytes() {
         source: Some("192.0.2.1".parse().unwrap()),
     };
     assert_eq!(world.sent(0), [batch]);
+}
+
+#[test]
+fn frames_that_arrived_one_by_one_leave_together_as_far_as_they_go_together() {
+    let world = World::new(64, false);
+    let datagrams = [
+        frame(CHANNEL, 1, 100),
+        frame(OTHER_CHANNEL, 2, 100),
+        frame(CHANNEL, 3, 60),
+        frame(CHANNEL, 4, 100),
+        frame(CHANNEL, 5, 100),
+        frame(CHANNEL, 6, 101),
+        frame(CHANNEL, 7, 20),
+    ];
+    world.receive_singly(NODE_A, &datagrams);
+    let sent = world.sent(0);
+    let batches: Vec<_> = sent
+        .iter()
+        .map(|sent| (sent.bytes.clone(), sent.segment))
+        .collect();
+    let expected = [
+        (datagrams[..3].concat(), Some(100)),
+        (datagrams[3..5].concat(), Some(100)),
+        (datagrams[5..].concat(), Some(101)),
+    ];
+    assert_eq!(batches, expected);
+    assert!(sent.iter().all(|sent| sent.to == addr(NODE_B)));
+}
+
+#[test]
+fn no_batch_grows_beyond_what_a_socket_takes() {
+    let world = World::new(64, false);
+    let datagrams: Vec<_> = (0..100).map(|n| frame(CHANNEL, n, 1452)).collect();
+    world.receive_singly(NODE_A, &datagrams);
+    let sent = world.sent(0);
+    assert!(sent.iter().all(|sent| sent.bytes.len() <= 65_507));
+    assert_eq!(sent.len(), 3);
+    let bytes: Vec<u8> = sent.into_iter().flat_map(|sent| sent.bytes).collect();
+    assert_eq!(bytes, datagrams.concat());
 }
 
 #[test]
