@@ -248,7 +248,7 @@ impl Walk {
     fn check_message(&mut self, own: PeerId, message: &FromServer) {
         match message {
             FromServer::Welcome(welcome) => {
-                for name in &welcome.name {
+                if let Some(name) = &welcome.name {
                     let holder = self.holders.entry(name.clone()).or_insert(own);
                     assert_eq!(*holder, own, "{name} has two holders");
                 }
