@@ -98,7 +98,13 @@ impl PunchAgent {
     pub fn handle_round(&mut self, round: &Round, now: Instant) {
         self.progress = Progress::new(round, &self.config);
         let recent = |at: Option<Instant>| at.is_some_and(|at| at + SOURCE_LIFETIME > now);
-        self.remove_pairs(|pair| !recent(pair.heard));
+        let named = |pair: &Pair| {
+            round
+                .remote
+                .iter()
+                .any(|offered| canonical(offered.candidate.addr) == pair.remote)
+        };
+        self.remove_pairs(|pair| !recent(pair.heard) && !named(pair));
         merge(
             &mut self.pairs,
             &round.remote,
@@ -436,8 +442,11 @@ impl PunchAgent {
                 return;
             }
             let jitter = Duration::from_micros(self.rng.below(JITTER_US));
-            self.pairs[index].advance(jitter, now);
-            self.send(index, true, Keys::Present, now);
+            let pair = &mut self.pairs[index];
+            pair.advance(jitter, now);
+            if pair.admit(now) {
+                self.send(index, true, Keys::Present, now);
+            }
         }
     }
 

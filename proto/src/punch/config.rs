@@ -13,6 +13,9 @@ pub const SCHEDULE_ATTESTED_MS: &[u64] = &[0, 20, 50, 100, 200, 400, 700, 1000, 
 /// anybody can make this node send to a stranger; a third would raise that, a single one fails on 2 % loss.
 pub const SCHEDULE_UNATTESTED_MS: &[u64] = &[0, 100];
 
+/// However many rounds come one after the other, an unattested address gets its two probes once within this time.
+pub const UNATTESTED_WINDOW: Duration = Duration::from_secs(2);
+
 /// When a pair is probed after its first proof, in milliseconds after it. The first tells the peer that the pair is
 /// proven, the others repeat it in case of loss, and measure the round trip again.
 pub const SCHEDULE_FOLLOW_UP_MS: &[u64] = &[0, 100, 300];

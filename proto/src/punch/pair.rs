@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::Consent;
-use super::config::{NONCE_LIFETIME, NONCES_PER_PAIR, PROOF_FRESH};
+use super::config::{
+    NONCE_LIFETIME, NONCES_PER_PAIR, PROOF_FRESH, SCHEDULE_UNATTESTED_MS, UNATTESTED_WINDOW,
+};
 use crate::path::{How, SocketId};
 
 #[derive(Debug)]
@@ -30,6 +32,8 @@ pub(super) struct Pair {
     /// When the peer last said that its nonce came back: the other half.
     pub(super) peer_echoed: Option<Instant>,
     rtt: Option<Rtt>,
+    /// When the first of the last probes to the address left while nobody vouched for it, and how many did.
+    unvouched: Option<(Instant, usize)>,
     nonces: [Option<Sent>; NONCES_PER_PAIR],
     next_nonce: usize,
     schedule: Schedule,
@@ -81,6 +85,7 @@ impl Pair {
             echoed: None,
             peer_echoed: None,
             rtt: None,
+            unvouched: None,
             nonces: [None; NONCES_PER_PAIR],
             next_nonce: 0,
             schedule: Schedule {
@@ -134,6 +139,19 @@ impl Pair {
             (false, true) => Consent::Attested,
             (false, false) => Consent::Claimed,
         }
+    }
+
+    /// May a probe leave now? Counts it.
+    pub(super) fn admit(&mut self, now: Instant) -> bool {
+        if self.consent() != Consent::Claimed {
+            return true;
+        }
+        let (since, sent) = match self.unvouched {
+            Some((since, sent)) if now < since + UNATTESTED_WINDOW => (since, sent),
+            _ => (now, 0),
+        };
+        self.unvouched = Some((since, sent + 1));
+        sent < SCHEDULE_UNATTESTED_MS.len()
     }
 
     pub(super) fn rtt(&self) -> Option<Duration> {

@@ -90,6 +90,25 @@ fn an_address_that_nobody_vouches_for_gets_two_probes() {
 }
 
 #[test]
+fn many_rounds_do_not_add_up_to_a_flood() {
+    let mut duo = Duo::new(
+        [vec![offered("7.7.7.7:7", Reflexive, false)], Vec::new()],
+        nothing(),
+    );
+    for number in 1..=100 {
+        let now = START + ms(100) * u32::from(number);
+        duo.run(now);
+        duo.sides[0].agent.handle_round(
+            &round(number, now, vec![offered("7.7.7.7:7", Reflexive, false)]),
+            at(now),
+        );
+        duo.drain();
+    }
+    let sent = duo.sent_to(0, "7.7.7.7:7");
+    assert!((8..=12).contains(&sent), "{sent} in ten seconds");
+}
+
+#[test]
 fn an_evil_peer_with_a_thousand_addresses_makes_no_flood_and_reaches_no_forbidden_place() {
     let mut remote: Vec<_> = [
         "127.0.0.1:22",
