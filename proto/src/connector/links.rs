@@ -1,5 +1,6 @@
 //! The connector's links: introductions, rounds, paths, and their ends.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::config::{LINKS_MAX, ORPHAN_LIFETIME};
@@ -75,6 +76,24 @@ impl Connector {
             _ => self.publish(id, now),
         }
         self.drain_agent(id, now);
+        while let Some(probe) = self.early.take(introduction.session.tag(), now) {
+            self.on_probe(id, probe.socket, probe.from, &probe.bytes, now);
+        }
+    }
+
+    /// A datagram came that names a session of this link.
+    pub(super) fn on_probe(
+        &mut self,
+        id: LinkId,
+        socket: SocketId,
+        from: SocketAddr,
+        bytes: &[u8],
+        now: Instant,
+    ) {
+        if let Some(agent) = self.links.get_mut(&id).and_then(|link| link.agent.as_mut()) {
+            agent.handle_datagram(socket, from, bytes, now);
+            self.drain_agent(id, now);
+        }
     }
 
     /// The server has ended a session.

@@ -12,6 +12,7 @@ use std::time::Instant;
 use super::budget::Budget;
 use super::clock::Clock;
 use super::control::Control;
+use super::early::Early;
 use super::link::LinkState;
 use super::nat::Discovery;
 use super::pairing::Pairing;
@@ -44,6 +45,7 @@ pub struct Connector {
     pub(super) runs: BTreeMap<(PeerId, Instance), LinkId>,
     pub(super) tags: BTreeMap<SessionTag, LinkId>,
     pub(super) links_made: u64,
+    pub(super) early: Early,
     pub(super) budget: Budget,
     pub(super) pairing: Option<Pairing>,
     queue: VecDeque<Output>,
@@ -75,6 +77,7 @@ impl Connector {
             runs: BTreeMap::new(),
             tags: BTreeMap::new(),
             links_made: 0,
+            early: Early::default(),
             budget: Budget::default(),
             pairing: None,
             queue: VecDeque::new(),
@@ -205,13 +208,12 @@ impl Connector {
     fn on_datagram(&mut self, socket: SocketId, from: SocketAddr, bytes: &[u8], now: Instant) {
         match Kind::of(bytes) {
             Kind::Probe => {
-                let link = session_of(bytes).and_then(|tag| self.tags.get(&tag).copied());
-                let Some(id) = link else {
+                let Some(tag) = session_of(bytes) else {
                     return;
                 };
-                if let Some(agent) = self.links.get_mut(&id).and_then(|link| link.agent.as_mut()) {
-                    agent.handle_datagram(socket, from, bytes, now);
-                    self.drain_agent(id, now);
+                match self.tags.get(&tag).copied() {
+                    Some(link) => self.on_probe(link, socket, from, bytes, now),
+                    None => self.early.keep(tag, socket, canonical(from), bytes, now),
                 }
             }
             Kind::Stun => {

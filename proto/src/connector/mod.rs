@@ -4,6 +4,7 @@ mod budget;
 mod clock;
 pub mod config;
 mod control;
+mod early;
 mod io;
 mod link;
 mod links;

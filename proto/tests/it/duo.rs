@@ -25,11 +25,14 @@ pub(crate) struct Side {
     pub(crate) events: Vec<(Duration, Event)>,
 }
 
+/// For whom, on which socket, from where, what.
+type Flight = (usize, SocketId, SocketAddr, Vec<u8>);
+
 pub(crate) struct Duo {
     pub(crate) sides: [Side; 2],
     pub(crate) now: Duration,
     net: Net,
-    flying: BTreeMap<(Duration, u64), (usize, SocketId, SocketAddr, Vec<u8>)>,
+    flying: BTreeMap<(Duration, u64), Flight>,
     count: u64,
 }
 
