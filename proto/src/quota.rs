@@ -78,15 +78,20 @@ impl Bucket {
 /// share it. So a flood from many sources costs no memory, and nobody can choose whom to collide with.
 #[derive(Debug)]
 pub struct BucketTable {
-    buckets: Vec<Bucket>,
+    /// The moment from which the buckets count.
+    start: Instant,
+    /// When each bucket is full again, in nanoseconds after `start`. A new table is all zeros, which the operating
+    /// system gives away without touching memory: what no source ever hit costs nothing.
+    full_at: Vec<u64>,
     key: [u8; 32],
 }
 
 impl BucketTable {
-    /// A table of `len` full buckets (at least one). Each takes 16 bytes.
+    /// A table of `len` full buckets (at least one). Each takes 8 bytes.
     pub fn new(len: usize, seed: &Seed, now: Instant) -> Self {
         Self {
-            buckets: vec![Bucket::new(now); len.max(1)],
+            start: now,
+            full_at: vec![0; len.max(1)],
             key: seed.child("bucket table", 0).rng().bytes(),
         }
     }
@@ -96,11 +101,15 @@ impl BucketTable {
         let hash = blake3::keyed_hash(&self.key, source);
         let mut head = [0; 8];
         head.copy_from_slice(&hash.as_bytes()[..8]);
-        let len = self.buckets.len() as u64;
+        let len = self.full_at.len() as u64;
         let slot = usize::try_from(u64::from_le_bytes(head) % len).unwrap_or(0);
-        self.buckets
-            .get_mut(slot)
-            .is_some_and(|bucket| bucket.admit(rate, now))
+        let Some(full_at) = self.full_at.get_mut(slot) else {
+            return false;
+        };
+        let mut bucket = Bucket::new(self.start + Duration::from_nanos(*full_at));
+        let admitted = bucket.admit(rate, now);
+        *full_at = nanos(bucket.full_at.saturating_duration_since(self.start));
+        admitted
     }
 
     /// Take one unit of the bucket of the network that this address is in: the address itself for IPv4; for IPv6 the

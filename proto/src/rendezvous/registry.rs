@@ -29,7 +29,7 @@ use crate::quota::BucketTable;
 use crate::seed::{Rng, Seed};
 use crate::wire::{CloseReason, FromServer, PairEnd, Refusal, ToServer};
 
-/// Buckets of the tables of quotas, 16 bytes each. With 1,000 active sources about one in eight shares its bucket.
+/// Buckets of the tables of quotas, 8 bytes each. With 1,000 active sources about one in eight shares its bucket.
 const QUOTA_BUCKETS: usize = 8192;
 
 /// The machine.

@@ -20,7 +20,7 @@ const PLAIN_RATE: Rate = Rate::new(Duration::from_millis(10), 400);
 /// and so few that a forged source is hardly bothered.
 const LONGER_RATE: Rate = Rate::new(Duration::from_millis(100), 10);
 
-/// Buckets of each quota, 16 bytes each; see [`BucketTable`].
+/// Buckets of each quota, 8 bytes each; see [`BucketTable`].
 const QUOTA_BUCKETS: usize = 65_536;
 
 /// Most unknown attributes that an error names; the rest goes unsaid.
