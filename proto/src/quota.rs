@@ -161,7 +161,7 @@ mod tests {
         for n in 0..100_000_u32 {
             table.admit(&n.to_be_bytes(), rate, epoch);
         }
-        assert_eq!(table.buckets.len(), 1 << 12);
+        assert_eq!(table.full_at.len(), 1 << 12);
     }
 
     #[test]
