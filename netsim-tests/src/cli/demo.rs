@@ -12,6 +12,12 @@ use knothole_netsim::demo::{self, DemoError, Plan, Progress, Report, Stop};
 use knothole_netsim::nat::NatKind;
 use knothole_netsim::netns;
 
+/// Width of the narrowest terminal that is thought of.
+const COLUMNS: usize = 80;
+
+/// What stands before a line that continues a step.
+const CONTINUED: &str = "           ";
+
 /// Shows the main job: a server and two machines behind NATs, paired by name, a file straight between them.
 #[derive(Args, Debug)]
 pub(crate) struct DemoArgs {
@@ -64,7 +70,11 @@ pub(crate) fn run(args: &DemoArgs) -> ExitCode {
         relay: args.relay.clone(),
         executable,
     };
-    let mut show = Show { json: args.json };
+    let mut show = Show {
+        json: args.json,
+        shown: None,
+        held_back: 0,
+    };
     if !args.json {
         println!("Knothole: two machines behind NATs, one server, one file.\n");
     }
@@ -77,18 +87,37 @@ pub(crate) fn run(args: &DemoArgs) -> ExitCode {
 /// Words or JSON.
 struct Show {
     json: bool,
+    /// The path of the last answer that was shown.
+    shown: Option<demo::PathSeen>,
+    /// Answers since then that said nothing new.
+    held_back: usize,
 }
 
 impl Show {
     fn progress(&mut self, progress: &Progress) {
-        let line = if self.json {
-            progress_json(progress).to_string()
+        if self.json {
+            println!("{}", progress_json(progress));
+        } else if let Progress::Pong { path, .. } = progress
+            && self.shown.as_ref() == Some(path)
+        {
+            self.held_back += 1;
         } else {
-            progress_text(progress)
-        };
-        println!("{line}");
+            self.tell_held_back();
+            if let Progress::Pong { path, .. } = progress {
+                self.shown = Some(path.clone());
+            }
+            println!("{}", wrapped(&progress_text(progress)));
+        }
         // Whoever reads along sees each step when it happens; if nobody reads any more, the demonstration goes on.
         let _ = std::io::stdout().flush();
+    }
+
+    fn tell_held_back(&mut self) {
+        match std::mem::take(&mut self.held_back) {
+            0 => {}
+            1 => println!("           and one more answer like it"),
+            count => println!("           and {count} more answers like it"),
+        }
     }
 
     fn report(&self, report: &Report) -> ExitCode {
@@ -102,7 +131,7 @@ impl Show {
             }
             println!("{value}");
         } else {
-            println!("\n{}", verdict(report));
+            println!("\n{}", wrapped(&verdict(report)));
         }
         if good {
             ExitCode::SUCCESS
@@ -157,6 +186,30 @@ fn progress_text(progress: &Progress) -> String {
         }
         Progress::Compared { equal: false, .. } => "  compare  the two files DIFFER".to_owned(),
     }
+}
+
+/// Broken at spaces into lines of a terminal's width, continued under the text of the first.
+fn wrapped(text: &str) -> String {
+    let mut out = String::new();
+    for (number, line) in text.split('\n').enumerate() {
+        if number > 0 {
+            out.push('\n');
+        }
+        let indent = if line.starts_with("  ") { CONTINUED } else { "" };
+        let mut column = 0;
+        for word in line.split_inclusive(' ') {
+            let width = word.trim_end().chars().count();
+            if column > indent.len() && column + width > COLUMNS {
+                out.truncate(out.trim_end().len());
+                out.push('\n');
+                out.push_str(indent);
+                column = indent.len();
+            }
+            out.push_str(word);
+            column += word.chars().count();
+        }
+    }
+    out
 }
 
 fn words(path: &demo::PathSeen) -> String {
@@ -221,4 +274,19 @@ fn fail(json: bool, error: &DemoError) -> ExitCode {
         eprintln!("knothole-netsim: {error}");
     }
     ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lines_are_broken_under_their_text_and_short_ones_are_left() {
+        assert_eq!(wrapped("  ping     short"), "  ping     short");
+        let long = format!("\n  send     {}end", "word ".repeat(20));
+        let lines: Vec<String> = wrapped(&long).split('\n').map(ToOwned::to_owned).collect();
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        assert!(lines.iter().all(|l| l.chars().count() <= COLUMNS), "{lines:?}");
+        assert!(lines[2].starts_with(CONTINUED), "{lines:?}");
+    }
 }

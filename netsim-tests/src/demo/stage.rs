@@ -174,7 +174,7 @@ impl Stage<'_> {
             url,
             "--until-direct",
             "--timeout",
-            "10s",
+            "5s",
             "--relay",
             &self.plan.relay,
             "--json",
