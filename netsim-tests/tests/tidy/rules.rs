@@ -91,10 +91,10 @@ const BANS: &[Ban] = &[
         why: "sockets know nothing of what runs on them",
     },
     Ban {
-        words: &["crate::session", "crate::app", "crate::cli", "crate::node"],
+        words: &["crate::app", "crate::cli"],
         within: "peer/src/driver/",
         except: &[],
-        why: "the driver knows nothing of what runs on it",
+        why: "the driver serves nodes, not applications",
     },
     Ban {
         words: &["crate::app", "crate::cli"],

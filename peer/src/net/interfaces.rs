@@ -124,7 +124,7 @@ mod tests {
     use std::net::{Ipv4Addr, SocketAddrV4};
 
     use super::*;
-    use crate::node::Bind;
+    use crate::net::Bind;
 
     fn local(interface: &str, ip: &str) -> Local {
         Local {

@@ -2,6 +2,7 @@
 //!
 //! Nothing is decided here. The driver writes into the path table what the connector decided; the socket obeys it.
 
+mod bind;
 mod clock;
 mod counters;
 mod early;
@@ -12,6 +13,7 @@ mod paths;
 mod socket;
 mod sockets;
 
+pub use bind::Bind;
 pub(crate) use clock::SuspendWatch;
 pub(crate) use counters::Counters;
 pub(crate) use interfaces::host_candidates;

@@ -431,7 +431,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::node::Bind;
+    use crate::net::Bind;
 
     const LINK: LinkId = LinkId(3);
     const CHANNEL: ChannelId = ChannelId(0xabcd);

@@ -11,7 +11,7 @@ use knothole_proto::path::SocketId;
 use quinn::{AsyncUdpSocket, Runtime, TokioRuntime};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::node::Bind;
+use super::Bind;
 
 /// Kernel buffer asked for in each direction, in bytes: 30 ms at 1 Gbit/s, so that a busy scheduler loses nothing. The
 /// kernel grants what its limits allow (`net.core.rmem_max`).

@@ -15,7 +15,8 @@ use knothole_proto::pairing::Code;
 use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
-pub use config::{Bind, ConnectOptions, NodeConfig, Peer};
+pub use crate::net::Bind;
+pub use config::{ConnectOptions, NodeConfig, Peer};
 pub use error::{ConnectError, LookupError, PairError, StartError};
 pub use event::{NodeEvent, Registered};
 pub use pairing::{Paired, Pairing};
