@@ -111,7 +111,9 @@ fn data_hint(error: &DataError) -> String {
 
 fn file_hint(error: &FileError) -> String {
     match error {
-        FileError::TooOpen { path, wanted, .. } => format!("chmod {wanted} {path:?}"),
+        FileError::TooOpen { .. } => {
+            "that command, if nobody else can have read it; else a new --data directory".to_owned()
+        }
         FileError::Io { .. } => "--data DIR with a directory that this user may write".to_owned(),
     }
 }

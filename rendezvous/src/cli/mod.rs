@@ -35,7 +35,9 @@ pub fn run_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             });
         }
     };
-    start_log(&args.global);
+    // What `check` finds is its output; a log beside it would only repeat it.
+    let quieter = u8::from(matches!(args.command, Command::Check(_)));
+    start_log(&args.global, quieter);
     let json = args.global.json;
     let ended = match args.command {
         Command::Run(server) => run::run(&server, json),
@@ -48,8 +50,8 @@ pub fn run_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 /// Log to stderr, as `RUST_LOG` says or else as loudly as `-v` and `-q` say.
-fn start_log(global: &Global) {
-    let level = match i16::from(global.verbose) - i16::from(global.quiet) {
+fn start_log(global: &Global, quieter: u8) {
+    let level = match i16::from(global.verbose) - i16::from(global.quiet) - i16::from(quieter) {
         ..=-2 => "error",
         -1 => "warn",
         0 => "info",
