@@ -1,4 +1,5 @@
 //! The program `knothole` as a person and a script meet it, as far as no server is needed.
+#![allow(clippy::unwrap_used)] // also in the helpers, which clippy does not take for tests
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -82,12 +82,10 @@ async fn meet(
 fn tell_code(context: &Context, code: &Code, ttl: Duration, server: &ServerUrl) {
     let output = &context.output;
     let command = format!("knothole pair {code}");
-    output.talk("On the other machine, type");
-    output.fact(format_args!("\n    {command}\n"));
-    output.talk("or `knothole pair -` and then the code:");
-    output.fact(format_args!("\n    {code}\n"));
-    output.talk(format_args!(
-        "It works once, within {} minutes. A machine without a server needs also\n    --server '{}'",
+    // One fact: the code on a line of its own, and the exact command for the other side.
+    output.fact(format_args!(
+        "On the other machine, type\n\n    {command}\n\nor `knothole pair -` and then the code:\n\n    {code}\n\n\
+         It works once, within {} minutes. A machine without a server needs also\n    --server '{}'",
         ttl.as_secs() / 60,
         server.reveal()
     ));

@@ -60,13 +60,10 @@ pub(super) async fn run(context: &Context, args: PingArgs) -> Result<(), Failure
     asked?;
     match tally.last {
         _ if args.until_direct && tally.direct_after.is_none() => {
-            let why = tally
-                .last
-                .as_ref()
-                .map_or_else(|| "no answer".to_owned(), path_words);
+            let why = tally.last.as_ref().map_or("no answer", why);
             Err(Failure::new(
                 code::PATH,
-                format!("no direct path; {why}"),
+                format!("no direct path: {why}"),
                 "a UDP port open on one side, or a longer --timeout",
             ))
         }
@@ -144,6 +141,14 @@ fn tell(context: &Context, peer: &str, pong: &Pong, tally: &mut Tally) {
     output.event("pong", fields.into());
 }
 
+/// Why a path is not direct.
+fn why(path: &Path) -> &'static str {
+    match path {
+        Path::Relay(why) | Path::None(why) => why.sentence(),
+        Path::Direct { how, .. } => how.phrase(),
+    }
+}
+
 fn sum_up(context: &Context, args: &PingArgs, tally: &Tally) {
     let output = &context.output;
     let direct_after_ms = tally
@@ -155,6 +160,6 @@ fn sum_up(context: &Context, args: &PingArgs, tally: &Tally) {
     );
     output.talk(format_args!("{} asked, {} answered", tally.sent, tally.received));
     if let Some(path) = tally.last.filter(|path| !path.is_direct() && !args.until_direct) {
-        output.talk(format_args!("no direct path: {}", path_words(&path)));
+        output.talk(format_args!("no direct path: {}", why(&path)));
     }
 }

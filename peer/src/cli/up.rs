@@ -1,5 +1,6 @@
 //! `knothole up`: stay reachable, serve paired machines, say what happens.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -39,6 +40,7 @@ struct Up {
     started: Instant,
     book_seen: Option<SystemTime>,
     connected: bool,
+    told_nat: Option<(SocketAddr, Nat)>,
 }
 
 /// Register, and serve until the person stops it.
@@ -86,9 +88,12 @@ pub(super) async fn run(context: Context, args: UpArgs) -> Result<(), Failure> {
         started: Instant::now(),
         book_seen,
         connected: true,
+        told_nat: None,
     };
     let events = up.node.events();
     up.wait_for_nat().await;
+    let registered = up.node.registered();
+    up.told_nat = Some((registered.reflexive, registered.nat));
     up.context.tell_registered(&up.node, &up.server);
     let how = if asks {
         "after asking here"
@@ -172,7 +177,13 @@ impl Up {
                 self.connected = false;
             }
             NodeEvent::Refused(refusal) => return Err(StartError::Refused(refusal).into()),
+            // While it is measured anew the old word holds.
+            NodeEvent::Nat {
+                nat: Nat::Unknown, ..
+            } => {}
+            NodeEvent::Nat { reflexive, nat } if self.told_nat == Some((reflexive, nat)) => {}
             NodeEvent::Nat { reflexive, nat } => {
+                self.told_nat = Some((reflexive, nat));
                 output.event(
                     "nat",
                     json!({ "reflexive": reflexive.to_string(), "nat": nat_word(nat) }),

@@ -231,3 +231,134 @@ pub struct DataHeader {
     /// How many bytes follow.
     pub length: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use data_encoding::HEXLOWER;
+    use knothole_proto::wire::codec;
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+
+    #[track_caller]
+    fn golden<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(message: &T, hex: &str) {
+        let bytes = codec::encode(message).unwrap();
+        // Version and codec, then the body.
+        assert_eq!(HEXLOWER.encode(&bytes), format!("0101{hex}"), "{message:?}");
+        assert_eq!(codec::decode::<T>(&bytes).as_ref(), Ok(message));
+    }
+
+    fn entry() -> Entry {
+        Entry {
+            path: vec!["d".to_owned(), "f".to_owned()],
+            kind: Kind::File,
+            size: 5,
+            mode: 0o644,
+            modified_ns: 1,
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_every_message_of_the_sender_stay_as_they_are() {
+        let offer = Offer {
+            format: FORMAT,
+            transfer: TransferId(7),
+            entries: 2,
+            files: 1,
+            bytes: 5,
+            roots: vec!["d".to_owned()],
+        };
+        golden(&FromSender::Offer(offer), "000107020105010164");
+        golden(
+            &FromSender::Entries {
+                entries: vec![entry()],
+                last: true,
+            },
+            "010102016401660005fba4010201",
+        );
+        let hash = [9; 32];
+        golden(
+            &FromSender::FileDone { index: 3, hash },
+            &format!("0203{}", "09".repeat(32)),
+        );
+        for (why, byte) in [(SourceTrouble::Unreadable, "00"), (SourceTrouble::Shrank, "01")] {
+            golden(&FromSender::FileFailed { index: 3, why }, &format!("0303{byte}"));
+        }
+        golden(&FromSender::End, "04");
+        let header = DataHeader {
+            transfer: TransferId(7),
+            index: 3,
+            offset: 0,
+            length: 5,
+        };
+        golden(&header, "07030005");
+    }
+
+    #[test]
+    fn the_bytes_of_every_message_of_the_receiver_stay_as_they_are() {
+        let runs = vec![Run { first: 0, count: 2 }];
+        golden(&FromReceiver::Wanted { runs, last: true }, "0001000201");
+        let refused = [
+            Refused::Person,
+            Refused::Format,
+            Refused::Names,
+            Refused::Inbox,
+            Refused::Busy,
+        ];
+        for (number, why) in refused.into_iter().enumerate() {
+            golden(&FromReceiver::Decline(why), &format!("01{number:02x}"));
+        }
+        let outcomes = [
+            Outcome::Stored,
+            Outcome::Kept,
+            Outcome::HashMismatch,
+            Outcome::Unwritable,
+            Outcome::Incomplete,
+        ];
+        for (number, outcome) in outcomes.into_iter().enumerate() {
+            golden(
+                &FromReceiver::FileResult { index: 3, outcome },
+                &format!("0203{number:02x}"),
+            );
+        }
+        let reasons = [
+            AbortReason::DiskFull,
+            AbortReason::Stopped,
+            AbortReason::Protocol,
+            AbortReason::Disk,
+        ];
+        for (number, why) in reasons.into_iter().enumerate() {
+            golden(&FromReceiver::Abort(why), &format!("03{number:02x}"));
+        }
+        golden(&FromReceiver::Summary { stored: 1, bytes: 5 }, "040105");
+    }
+
+    #[test]
+    fn the_longest_legal_entry_and_the_fullest_page_of_runs_fit_a_message() {
+        let longest = Entry {
+            path: vec!["n".repeat(63); 64],
+            size: u64::MAX,
+            mode: u32::MAX,
+            modified_ns: i64::MIN,
+            ..entry()
+        };
+        let entries = vec![longest];
+        assert!(codec::encode_framed(&FromSender::Entries { entries, last: true }).is_ok());
+        let run = Run {
+            first: u32::MAX,
+            count: u32::MAX,
+        };
+        let runs = vec![run; RUNS_MAX];
+        assert!(codec::encode_framed(&FromReceiver::Wanted { runs, last: true }).is_ok());
+    }
+
+    #[test]
+    fn an_entry_that_does_not_fit_a_message_is_an_error_before_it_is_sent() {
+        let entries = vec![Entry {
+            path: vec!["n".repeat(20_000)],
+            ..entry()
+        }];
+        let encoded = codec::encode_framed(&FromSender::Entries { entries, last: true });
+        assert!(matches!(encoded, Err(codec::CodecError::TooLong { .. })));
+    }
+}

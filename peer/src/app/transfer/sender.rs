@@ -486,3 +486,45 @@ fn abort_sentence(why: AbortReason) -> &'static str {
         AbortReason::Protocol => "it says that this side does not keep to the protocol",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use knothole_proto::wire::codec;
+
+    use super::*;
+    use crate::app::transfer::names::PATH_LEN_MAX;
+
+    fn entry(path: Vec<String>) -> Entry {
+        Entry {
+            path,
+            kind: Kind::File,
+            size: u64::MAX,
+            mode: u32::MAX,
+            modified_ns: i64::MIN,
+        }
+    }
+
+    #[test]
+    fn pages_hold_all_entries_and_each_fits_a_message() {
+        let deep = |n: usize| vec!["x".repeat(PATH_LEN_MAX / 64 - 1); n % 64 + 1];
+        let wide = |n: usize| vec!["y".repeat(n % 255 + 1)];
+        let entries: Vec<Entry> = (0..2000)
+            .map(|n| entry(if n % 3 == 0 { deep(n) } else { wide(n) }))
+            .collect();
+        let mut left = entries.as_slice();
+        let mut pages = 0;
+        while !left.is_empty() {
+            let page = page_of(left);
+            assert!(!page.is_empty() && page == left[..page.len()]);
+            left = &left[page.len()..];
+            pages += 1;
+            let message = FromSender::Entries {
+                entries: page,
+                last: false,
+            };
+            assert!(codec::encode_framed(&message).is_ok());
+        }
+        assert!(pages < 400, "{pages} pages for 2000 entries");
+        assert_eq!(page_of(&[]), []);
+    }
+}
