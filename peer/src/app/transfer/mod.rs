@@ -9,7 +9,7 @@
 //! |---|---|
 //! | [`messages`] | what the two say to each other |
 //! | [`names`], [`manifest`] | judging names, and the list as a whole |
-//! | [`scan`], [`sender`] | the sending side |
+//! | [`mod@scan`], [`sender`] | the sending side |
 //! | [`receiver`], `receiving`, `incoming_file`, [`inbox`] | the receiving side |
 
 pub mod inbox;
