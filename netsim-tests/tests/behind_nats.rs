@@ -1,5 +1,13 @@
 //! The node's library on hosts of the lab: real sockets and real NATs between them, without the command line.
 
+#![allow(
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs,
+    unreachable_pub
+)] // a test that panics has failed, and says so
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};

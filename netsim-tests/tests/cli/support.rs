@@ -375,7 +375,7 @@ pub(crate) fn event_of(output: &Output, kind: &str) -> Value {
     let events = text
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let last = events.filter(|event| event["event"] == kind).last();
+    let last = events.filter(|event| event["event"] == kind).next_back();
     last.unwrap_or_else(|| panic!("no `{kind}` in {text}\n{}", stderr(output)))
 }
 
