@@ -154,6 +154,7 @@ fn open_machines_and_a_full_cone_end_direct_too() {
 }
 
 /// Start a run and wait until it has come as far as this event.
+#[allow(clippy::zombie_processes)] // the caller waits, or a failed assertion ends the whole process
 fn started(scratch: &Path, until: &str) -> Option<Child> {
     use std::io::{BufRead, BufReader};
     let mut child = demo(scratch, &["--size", "1GiB"])

@@ -372,10 +372,10 @@ pub(crate) fn stderr(output: &Output) -> String {
 #[track_caller]
 pub(crate) fn event_of(output: &Output, kind: &str) -> Value {
     let text = stdout(output);
-    let events = text
+    let mut events = text
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let last = events.filter(|event| event["event"] == kind).next_back();
+    let last = events.rfind(|event| event["event"] == kind);
     last.unwrap_or_else(|| panic!("no `{kind}` in {text}\n{}", stderr(output)))
 }
 

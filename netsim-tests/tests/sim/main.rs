@@ -1,5 +1,7 @@
 //! The project's own machines on simulated networks, in virtual time.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // also in the helpers, which clippy does not take for tests
+
 mod attempts;
 mod faults;
 mod fleet;
