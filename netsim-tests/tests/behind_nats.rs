@@ -18,7 +18,7 @@ use knothole::{
 };
 use knothole_netsim::fabric::{HostSpec, Lab};
 use knothole_netsim::link::LinkSpec;
-use knothole_netsim::nat::kind;
+use knothole_netsim::nat::{UdpPolicy, kind};
 use knothole_rendezvous::{Config, Server};
 
 /// The server's address in the lab.
@@ -127,8 +127,10 @@ fn meet<R: Send>(lab: &Lab, policy: PathPolicy, talk: impl AsyncFnOnce(Connectio
                     while let Some(connection) = node.accept().await {
                         tokio::spawn(async move {
                             while let Ok((_, mut send, mut recv)) = connection.accept().await {
-                                let _ended = tokio::io::copy(&mut recv, &mut send).await;
-                                let _ended = send.finish();
+                                tokio::spawn(async move {
+                                    let _ended = tokio::io::copy(&mut recv, &mut send).await;
+                                    let _ended = send.finish();
+                                });
                             }
                         });
                     }
@@ -209,4 +211,98 @@ fn with_udp_only_to_the_server_the_relay_carries_and_the_reason_is_told() {
             b"through the server"
         );
     });
+}
+
+/// Send a small message every 20 ms and wait for its echo, beside a bulk stream that never ends, while `events` happen
+/// in the lab; the longest time between two echoes from then on.
+async fn longest_stall(connection: &Connection, events: impl AsyncFnOnce()) -> Duration {
+    let bulk = connection.clone();
+    let load = tokio::spawn(async move {
+        let (mut send, mut recv) = bulk.open("echo").await.expect("a stream");
+        let mut sink = vec![0; 64 * 1024];
+        let chunk = vec![9; 16 * 1024];
+        loop {
+            let both = async {
+                let (sent, back) = tokio::join!(send.write_all(&chunk), recv.read(&mut sink));
+                sent.expect("the bulk stream lives");
+                back.expect("the bulk stream lives");
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            };
+            both.await;
+        }
+    });
+    let (mut send, mut recv) = connection.open("echo").await.expect("a stream");
+    let (mut longest, mut count) = (Duration::ZERO, 0);
+    let pings = async {
+        loop {
+            let begun = Instant::now();
+            send.write_all(b"ping").await.expect("the stream lives");
+            recv.read_exact(&mut [0; 4]).await.expect("the stream lives");
+            longest = longest.max(begun.elapsed());
+            count += 1;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! { () = pings => {}, () = events() => {} }
+    assert!(!load.is_finished(), "the bulk stream broke");
+    assert!(count > 20, "only {count} pings came back");
+    load.abort();
+    longest
+}
+
+async fn until(connection: &Connection, what: &str, fits: impl Fn(&Path) -> bool) -> Duration {
+    let begun = Instant::now();
+    let mut path = connection.path();
+    let there = tokio::time::timeout(SOON, path.wait_for(|state| fits(&state.path))).await;
+    assert!(
+        there.is_ok(),
+        "{what}: still {:?}",
+        connection.path().borrow().path
+    );
+    begun.elapsed()
+}
+
+#[test]
+fn a_direct_path_that_dies_is_replaced_by_the_relay_and_comes_back_without_a_stream_error() {
+    let Some(lab) = lab("port-restricted", "port-restricted") else {
+        return;
+    };
+    meet(&lab, PathPolicy::Auto, async |connection| {
+        until_direct(&connection).await;
+        let stall = longest_stall(&connection, async || {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            lab.set_udp_policy("b", UdpPolicy::OnlyTo([IpAddr::V4(SERVER)].into()))
+                .expect("a NAT");
+            let lost = until(&connection, "lost", |path| matches!(path, Path::Relay(_))).await;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            lab.set_udp_policy("b", UdpPolicy::Open).expect("a NAT");
+            let back = until(&connection, "back", Path::is_direct).await;
+            println!("on the relay after {lost:?}, direct again {back:?} after the way was free");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        })
+        .await;
+        println!("longest stall {stall:?}");
+        assert!(stall < Duration::from_secs(4), "{stall:?}");
+    });
+}
+
+#[test]
+fn a_router_that_restarts_interrupts_either_side_for_a_moment() {
+    for side in ["a", "b"] {
+        let Some(lab) = lab("port-restricted", "port-restricted") else {
+            return;
+        };
+        meet(&lab, PathPolicy::Auto, async |connection| {
+            until_direct(&connection).await;
+            let stall = longest_stall(&connection, async || {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                lab.reboot_nat(side).expect("a NAT");
+                tokio::time::sleep(Duration::from_secs(8)).await;
+                until_direct(&connection).await;
+            })
+            .await;
+            println!("router of {side} restarted: longest stall {stall:?}");
+            assert!(stall < Duration::from_secs(4), "{side}: {stall:?}");
+        });
+    }
 }

@@ -227,7 +227,13 @@ impl Driver {
             (Path::Relay(_), Some(channel)) => Route::Relay(channel),
             (Path::Relay(_), None) | (Path::None(_), _) => Route::None,
         };
-        self.ports.paths.set_route(link, route);
+        let in_use = entry.shared.in_use();
+        let before = self.ports.paths.set_route(link, route);
+        // What was sent on a path that died is missing, and QUIC's timer has backed off meanwhile: an acknowledgement
+        // of anything sent now brings out what to send again, after one round trip instead of seconds.
+        if in_use && before != route && route != Route::None && !matches!(before, Route::Relay(_)) {
+            self.ports.quic.nudge();
+        }
     }
 
     fn on_link_down(&mut self, link: LinkId, why: LinkEnd) {

@@ -186,18 +186,18 @@ impl PathTable {
     }
 
     /// From now on the link's datagrams go here. A move from one usable route to another counts as a new epoch.
-    pub(crate) fn set_route(&self, link: LinkId, route: Route) {
+    /// Returns where they went before.
+    pub(crate) fn set_route(&self, link: LinkId, route: Route) -> Route {
         self.change(|tables| {
-            let Some((path, old)) = tables.links.get_mut(&link) else {
-                return;
+            let Some((path, now)) = tables.links.get_mut(&link) else {
+                return Route::None;
             };
-            if *old != route {
-                if *old != Route::None {
-                    path.epoch.fetch_add(1, Ordering::Release);
-                }
-                *old = route;
+            let before = std::mem::replace(now, route);
+            if before != route && before != Route::None {
+                path.epoch.fetch_add(1, Ordering::Release);
             }
-        });
+            before
+        })
     }
 
     /// The relay channel of a link is now this one, or none.
@@ -237,9 +237,9 @@ impl PathTable {
         });
     }
 
-    fn change(&self, edit: impl FnOnce(&mut Tables)) {
+    fn change<R>(&self, edit: impl FnOnce(&mut Tables) -> R) -> R {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
-        edit(Arc::make_mut(&mut tables));
+        edit(Arc::make_mut(&mut tables))
     }
 }
 
