@@ -3,84 +3,21 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::config::{LINKS_MAX, ORPHAN_LIFETIME};
-use super::link::{Backoff, LinkState};
+use super::config::ORPHAN_LIFETIME;
+use super::link::LinkState;
 use super::machine::Connector;
 use super::questions::Question;
-use super::{ConnectFailure, Event, Link, LinkEnd, LinkId, Output};
-use crate::id::{Instance, PairSecret, PeerId, RequestId, SessionId};
+use super::{Event, Link, LinkEnd, LinkId, Output};
+use crate::id::{RequestId, SessionId};
 use crate::path::{Path, SocketId, Why};
-use crate::punch::{self, LocalSocket, PunchAgent, Round, Setup};
-use crate::wire::probe::ProbeKeys;
-use crate::wire::{CloseReason, Connect, ConnectRefusal, Introduction, PathPolicy, Role, ToServer};
+use crate::punch::{self, LocalSocket};
+use crate::wire::{CloseReason, Connect, ToServer};
 
 /// After a change of the network the caller waits this long before it asks for another round, so that the server has
 /// the new addresses, and several changes at once lead to one round.
 const SETTLE: Duration = Duration::from_millis(250);
 
 impl Connector {
-    pub(super) fn on_introduction(&mut self, introduction: Introduction, now: Instant) {
-        let question = introduction
-            .request
-            .and_then(|request| self.questions.answered(request));
-        let known = self
-            .peers
-            .get(&introduction.peer)
-            .filter(|known| known.tag == introduction.tag);
-        let welcome = question.is_some() || introduction.role == Role::Caller || self.config.accepting;
-        let Some(secret) = known.map(|known| known.secret.clone()).filter(|_| welcome) else {
-            self.say(ToServer::Leave {
-                session: introduction.session,
-            });
-            return self.decline(question, ConnectFailure::NotPaired, now);
-        };
-        let run = (introduction.peer, introduction.peer_instance);
-        let id = match (self.runs.get(&run).copied(), question) {
-            (Some(id), Some(Question::Round(old))) if id != old => {
-                self.end_unless_direct(old, now);
-                id
-            }
-            (Some(id), _) => id,
-            (None, Some(Question::Round(old))) => {
-                // The machine is the same, its run another: nobody there knows of this link.
-                self.say(ToServer::Leave {
-                    session: introduction.session,
-                });
-                return self.end_unless_direct(old, now);
-            }
-            (None, _) if self.links.len() >= LINKS_MAX => {
-                self.say(ToServer::Leave {
-                    session: introduction.session,
-                });
-                return self.decline(question, ConnectFailure::Refused(ConnectRefusal::TooMany), now);
-            }
-            (None, _) => {
-                self.doubt_other_runs(introduction.peer, now);
-                self.make_link(&introduction, now)
-            }
-        };
-        self.introduce(id, &introduction, &secret, now);
-        match question {
-            Some(Question::Connect { request, policy, .. }) => {
-                if let Some(link) = self.links.get_mut(&id) {
-                    link.wanted = Some(policy);
-                    link.why = if link.agent.is_some() {
-                        Why::Punching
-                    } else {
-                        link.why
-                    };
-                }
-                self.announce(id, Some(request), now);
-            }
-            _ if self.links.get(&id).is_some_and(|link| link.told.is_none()) => self.announce(id, None, now),
-            _ => self.publish(id, now),
-        }
-        self.drain_agent(id, now);
-        while let Some(probe) = self.early.take(introduction.session.tag(), now) {
-            self.on_probe(id, probe.socket, probe.from, &probe.bytes, now);
-        }
-    }
-
     /// A datagram came that names a session of this link.
     pub(super) fn on_probe(
         &mut self,
@@ -241,14 +178,8 @@ impl Connector {
         }
     }
 
-    fn decline(&mut self, question: Option<Question>, why: ConnectFailure, now: Instant) {
-        if let Some(question) = question {
-            self.give_up(question, why, now);
-        }
-    }
-
     /// The peer has left this link. A direct path is checked, and its loss ends the link; without one it ends now.
-    fn end_unless_direct(&mut self, id: LinkId, now: Instant) {
+    pub(super) fn end_unless_direct(&mut self, id: LinkId, now: Instant) {
         let Some(link) = self.links.get_mut(&id) else {
             return;
         };
@@ -260,17 +191,8 @@ impl Connector {
         self.doubt(id, now);
     }
 
-    /// A machine appears with another run: the one before has probably ended.
-    fn doubt_other_runs(&mut self, peer: PeerId, now: Instant) {
-        let runs = self.runs.range((peer, Instance(0))..=(peer, Instance(u64::MAX)));
-        let links: Vec<LinkId> = runs.map(|(_, link)| *link).collect();
-        for link in links {
-            self.doubt(link, now);
-        }
-    }
-
     /// Check a direct path: there is reason to believe that it is dead.
-    fn doubt(&mut self, id: LinkId, now: Instant) {
+    pub(super) fn doubt(&mut self, id: LinkId, now: Instant) {
         let Some(link) = self.links.get_mut(&id) else {
             return;
         };
@@ -278,120 +200,6 @@ impl Connector {
             agent.handle_doubt(now);
         }
         self.drain_agent(id, now);
-    }
-
-    fn make_link(&mut self, introduction: &Introduction, now: Instant) -> LinkId {
-        self.links_made += 1;
-        let id = LinkId(self.links_made);
-        let link = LinkState {
-            peer: introduction.peer,
-            instance: introduction.peer_instance,
-            peer_name: introduction.peer_name.clone(),
-            tag: introduction.tag,
-            role: introduction.role,
-            wanted: None,
-            policy: introduction.policy,
-            session: None,
-            keyed: introduction.session,
-            keyed_before: None,
-            channel: introduction.channel,
-            agent: None,
-            direct: None,
-            why: Why::Punching,
-            told: None,
-            introduced: now,
-            left: false,
-            backoff: Backoff::default(),
-            orphan_at: None,
-        };
-        self.runs.insert((link.peer, link.instance), id);
-        self.tags.insert(introduction.session.tag(), id);
-        self.links.insert(id, link);
-        id
-    }
-
-    /// Take over what an introduction says about a link.
-    fn introduce(&mut self, id: LinkId, introduction: &Introduction, secret: &PairSecret, now: Instant) {
-        let start = self.clock.start(introduction, now);
-        let sockets = self.sockets();
-        let seed = self.seed.child("punch", self.rng.u64());
-        let (own, punch, local) = (self.config.own, self.punch_config(), self.local.clone());
-        let Some(link) = self.links.get_mut(&id) else {
-            return;
-        };
-        let round = Round {
-            number: introduction.round,
-            start,
-            remote: introduction.candidates.clone(),
-        };
-        let keys = || ProbeKeys::new(secret, introduction.session, own, introduction.peer);
-        link.session = Some(introduction.session);
-        link.left = false;
-        link.role = introduction.role;
-        link.policy = introduction.policy;
-        link.backoff.asked();
-        link.orphan_at = None;
-        let rekeyed = link.keyed != introduction.session;
-        if rekeyed {
-            let before = std::mem::replace(&mut link.keyed, introduction.session);
-            if let Some(older) = link.keyed_before.replace(before) {
-                self.tags.remove(&older.tag());
-            }
-            self.tags.insert(introduction.session.tag(), id);
-        }
-        match &mut link.agent {
-            _ if introduction.policy == PathPolicy::RelayOnly => {
-                link.why = Why::Policy;
-                self.hide(id);
-            }
-            Some(agent) => {
-                if rekeyed {
-                    agent.handle_keys(keys(), introduction.role, now);
-                }
-                agent.handle_round(&round, now);
-            }
-            None => {
-                link.why = Why::Punching;
-                let role = introduction.role;
-                let setup = Setup {
-                    keys: keys(),
-                    role,
-                    sockets,
-                    local,
-                    round,
-                };
-                link.agent = Some(PunchAgent::new(punch, setup, &seed, now));
-            }
-        }
-        let Some(link) = self.links.get_mut(&id) else {
-            return;
-        };
-        let changed = std::mem::replace(&mut link.channel, introduction.channel) != introduction.channel;
-        if changed && link.told.is_some() {
-            let channel = introduction.channel;
-            self.event(Event::Channel { link: id, channel });
-        }
-    }
-
-    /// The policy allows no direct path any more.
-    fn hide(&mut self, id: LinkId) {
-        let Some(link) = self.links.get_mut(&id) else {
-            return;
-        };
-        link.direct = None;
-        let Some(mut agent) = link.agent.take() else {
-            return;
-        };
-        agent.handle_end();
-        while let Some(event) = agent.poll_event() {
-            if let punch::Event::SourceGone { socket, remote } = event {
-                self.event(Event::SourceGone {
-                    link: id,
-                    socket,
-                    remote,
-                });
-            }
-        }
     }
 
     fn on_punch(&mut self, id: LinkId, event: punch::Event, now: Instant) {
@@ -448,7 +256,7 @@ impl Connector {
     }
 
     /// Tell where the traffic of a link runs, if that has changed.
-    fn publish(&mut self, id: LinkId, now: Instant) {
+    pub(super) fn publish(&mut self, id: LinkId, now: Instant) {
         let Some(link) = self.links.get_mut(&id) else {
             return;
         };
@@ -491,7 +299,7 @@ impl Connector {
     }
 
     /// The sockets that pairs can be made with: those that reach the server, and those with an own address.
-    fn sockets(&self) -> Vec<LocalSocket> {
+    pub(super) fn sockets(&self) -> Vec<LocalSocket> {
         let by_family = |v6| if v6 { SocketId::V6 } else { SocketId::V4 };
         let own = self.local.iter().map(|candidate| candidate.addr.is_ipv6());
         let mut sockets: Vec<LocalSocket> = Vec::new();
@@ -503,7 +311,7 @@ impl Connector {
         sockets
     }
 
-    fn punch_config(&self) -> punch::PunchConfig {
+    pub(super) fn punch_config(&self) -> punch::PunchConfig {
         let mut punch = self.config.punch.clone();
         punch.allow_loopback |= self.config.allow_loopback;
         punch

@@ -5,6 +5,7 @@ mod clock;
 pub mod config;
 mod control;
 mod early;
+mod introductions;
 mod io;
 mod link;
 mod links;

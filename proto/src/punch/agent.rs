@@ -8,17 +8,17 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::choice::{how, is_better, rank, usable};
+use super::choice::{how, rank, usable};
 use super::config::{
-    ANSWER_BURST, ANSWERS_PER_SECOND, CHOICES_MS, JITTER_US, KEEPALIVE_JITTER_PERCENT, OLD_KEYS, PAIRS_MAX,
-    PROBE_BURST, PROBES_PER_SECOND, SCHEDULE_ATTESTED_MS, SCHEDULE_FOLLOW_UP_MS, SCHEDULE_RECOVERY_MS,
-    SCHEDULE_TRIGGERED_MS, SCHEDULE_UNATTESTED_MS, SOURCE_LIFETIME,
+    ANSWER_BURST, ANSWERS_PER_SECOND, CHOICES_MS, JITTER_US, OLD_KEYS, PAIRS_MAX, PROBE_BURST,
+    PROBES_PER_SECOND, SCHEDULE_ATTESTED_MS, SCHEDULE_FOLLOW_UP_MS, SCHEDULE_TRIGGERED_MS,
+    SCHEDULE_UNATTESTED_MS, SOURCE_LIFETIME,
 };
 use super::pacer::Pacer;
 use super::pair::Pair;
 use super::round::{Progress, merge};
 use super::seen::Seen;
-use super::upkeep::{Upkeep, Verdict};
+use super::upkeep::Upkeep;
 use super::{Consent, Event, LocalSocket, Outgoing, PunchConfig, Round, Setup, Timer};
 use crate::addr::{Candidate, canonical};
 use crate::connector::Transmit;
@@ -30,41 +30,41 @@ use crate::wire::probe::{Flags, Probe, ProbeKeys};
 /// See the module.
 #[derive(Debug)]
 pub struct PunchAgent {
-    config: PunchConfig,
-    keys: ProbeKeys,
-    old_keys: Option<(ProbeKeys, Instant)>,
-    role: Role,
+    pub(super) config: PunchConfig,
+    pub(super) keys: ProbeKeys,
+    pub(super) old_keys: Option<(ProbeKeys, Instant)>,
+    pub(super) role: Role,
     sockets: Vec<LocalSocket>,
     local: Vec<Candidate>,
-    progress: Progress,
-    pairs: Vec<Pair>,
-    used: Option<Used>,
-    choices: Option<Choices>,
+    pub(super) progress: Progress,
+    pub(super) pairs: Vec<Pair>,
+    pub(super) used: Option<Used>,
+    pub(super) choices: Option<Choices>,
     seen: Seen,
-    pacer: Pacer,
+    pub(super) pacer: Pacer,
     answers: Pacer,
-    rng: Rng,
+    pub(super) rng: Rng,
     transmits: VecDeque<Outgoing>,
-    events: VecDeque<Event>,
+    pub(super) events: VecDeque<Event>,
 }
 
 /// The pair that carries traffic.
 #[derive(Debug)]
-struct Used {
-    index: usize,
-    upkeep: Upkeep,
+pub(super) struct Used {
+    pub(super) index: usize,
+    pub(super) upkeep: Upkeep,
 }
 
 /// The moments at which the caller looks for a better pair.
 #[derive(Debug)]
-struct Choices {
-    base: Instant,
-    next: usize,
+pub(super) struct Choices {
+    pub(super) base: Instant,
+    pub(super) next: usize,
 }
 
 /// Under which keys a probe came, and so must its answer: the peer may not have the new ones yet.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Keys {
+pub(super) enum Keys {
     Present,
     Old,
 }
@@ -300,125 +300,11 @@ impl PunchAgent {
         }
     }
 
-    /// A pair is proven. `claimed`: the peer says, and not in a recording, that it uses this pair.
-    fn on_proven(&mut self, index: usize, newly: bool, claimed: bool, now: Instant) {
-        if self.used.is_none() {
-            self.lock(index, now);
-            self.choices = Some(Choices { base: now, next: 0 });
-        } else if !self.is_used(index) && self.role == Role::Callee && claimed {
-            self.lock(index, now);
-        } else if newly && !self.is_used(index) && self.choices.as_ref().and_then(Choices::due).is_none() {
-            self.choices = Some(Choices { base: now, next: 0 });
-        }
-    }
-
-    fn lock(&mut self, index: usize, now: Instant) {
-        let early = self.config.keepalive
-            * u32::try_from(self.rng.below(KEEPALIVE_JITTER_PERCENT)).unwrap_or(0)
-            / 100;
-        self.used = Some(Used {
-            index,
-            upkeep: Upkeep::new(self.config.keepalive - early, now),
-        });
-        self.progress.verdict_at = None;
-        let pair = &mut self.pairs[index];
-        let best = rank(pair.how);
-        if self.role == Role::Caller || pair.due().is_none() {
-            pair.schedule(SCHEDULE_FOLLOW_UP_MS, now);
-        }
-        self.events.push_back(Event::Locked {
-            how: pair.how,
-            socket: pair.socket,
-            remote: pair.remote,
-            rtt: pair.rtt().unwrap_or_default(),
-        });
-        for (other, pair) in self.pairs.iter_mut().enumerate() {
-            let hopeless = rank(pair.how) > best || (rank(pair.how) == best && pair.heard.is_none());
-            if other != index && hopeless {
-                pair.stop();
-            }
-        }
-    }
-
-    fn choose(&mut self, now: Instant) {
-        let Some(choices) = self
-            .choices
-            .as_mut()
-            .filter(|choices| choices.due().is_some_and(|at| at <= now))
-        else {
-            return;
-        };
-        choices.next += 1;
-        let Some(used) = &self.used else {
-            return;
-        };
-        if self.role == Role::Callee {
-            return;
-        }
-        let quality = |pair: &Pair| (pair.how, pair.rtt().unwrap_or(SOURCE_LIFETIME));
-        let mut best = (used.index, quality(&self.pairs[used.index]));
-        for (index, pair) in self.pairs.iter().enumerate() {
-            if pair.is_freshly_proven(now) && is_better(quality(pair), best.1) {
-                best = (index, quality(pair));
-            }
-        }
-        if best.0 != used.index {
-            self.lock(best.0, now);
-            self.send_due(now);
-        }
-    }
-
     fn judge(&mut self, now: Instant) {
         if self.progress.verdict_at.is_some_and(|at| at <= now) {
             self.progress.verdict_at = None;
             self.events.push_back(Event::Failed(self.progress.why()));
         }
-    }
-
-    fn keep_up(&mut self, now: Instant) {
-        let Some(used) = &mut self.used else {
-            return;
-        };
-        let index = used.index;
-        match used.upkeep.on_time(now) {
-            Verdict::Fine => {}
-            Verdict::Probe => self.send(index, true, Keys::Present, now),
-            Verdict::ProbeAll => {
-                self.send(index, true, Keys::Present, now);
-                for other in 0..self.pairs.len() {
-                    if other != index && self.pairs[other].echoed.is_some() && self.pacer.take(now) {
-                        self.send(other, true, Keys::Present, now);
-                    }
-                }
-            }
-            Verdict::Lost => self.lose(index, now),
-        }
-    }
-
-    /// The used path is dead. Another one that was proven just now takes over; without one both sides try again by
-    /// themselves what has worked.
-    fn lose(&mut self, index: usize, now: Instant) {
-        self.used = None;
-        self.choices = None;
-        self.pairs[index].forget_proof();
-        let alternative = self
-            .pairs
-            .iter()
-            .enumerate()
-            .filter(|(_, pair)| pair.is_freshly_proven(now))
-            .min_by_key(|(_, pair)| (rank(pair.how), pair.rtt()))
-            .map(|(index, _)| index);
-        if let Some(other) = alternative {
-            self.lock(other, now);
-            self.choices = Some(Choices { base: now, next: 0 });
-            self.send_due(now);
-            return;
-        }
-        for pair in self.pairs.iter_mut().filter(|pair| pair.announced) {
-            pair.forget_proof();
-            pair.schedule(SCHEDULE_RECOVERY_MS, now);
-        }
-        self.events.push_back(Event::Lost);
     }
 
     fn forget(&mut self, now: Instant) {
@@ -431,7 +317,7 @@ impl PunchAgent {
         }
     }
 
-    fn send_due(&mut self, now: Instant) {
+    pub(super) fn send_due(&mut self, now: Instant) {
         loop {
             let due =
                 |(index, pair): (usize, &Pair)| pair.due().filter(|at| *at <= now).map(|at| (at, index));
@@ -450,7 +336,7 @@ impl PunchAgent {
         }
     }
 
-    fn send(&mut self, index: usize, ask: bool, keys: Keys, now: Instant) {
+    pub(super) fn send(&mut self, index: usize, ask: bool, keys: Keys, now: Instant) {
         let in_use = self.is_used(index);
         let pair = &mut self.pairs[index];
         let mut flags = Flags::default();
@@ -536,13 +422,13 @@ impl PunchAgent {
         }
     }
 
-    fn is_used(&self, index: usize) -> bool {
+    pub(super) fn is_used(&self, index: usize) -> bool {
         self.used.as_ref().is_some_and(|used| used.index == index)
     }
 }
 
 impl Choices {
-    fn due(&self) -> Option<Instant> {
+    pub(super) fn due(&self) -> Option<Instant> {
         CHOICES_MS
             .get(self.next)
             .map(|ms| self.base + Duration::from_millis(*ms))

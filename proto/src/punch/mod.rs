@@ -16,6 +16,7 @@
 mod agent;
 mod choice;
 pub mod config;
+mod locked;
 mod pacer;
 mod pair;
 mod round;
