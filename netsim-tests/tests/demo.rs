@@ -19,6 +19,10 @@ use serde_json::Value;
 /// The relayed receiver of a large file must stay below this, and so must the direct one.
 const RECEIVER_MEMORY_MAX_KIB: u64 = 100 * 1024;
 
+/// Large enough that the transfer, which begins over the relay, is still running when the direct path is proven about
+/// 0.2 s later.
+const MOVING: &str = "48MiB";
+
 fn demo(scratch: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_knothole-netsim"));
     command
@@ -105,7 +109,7 @@ fn processes_of(scratch: &Path) -> Vec<String> {
 #[test]
 fn two_port_restricted_nats_end_direct_in_every_one_of_twenty_runs() {
     for run in 0..20 {
-        let Some(report) = report(&["--size", "256KiB"]) else {
+        let Some(report) = report(&["--size", MOVING]) else {
             return;
         };
         assert_eq!(report["success"], true, "run {run}: {report}");
@@ -146,7 +150,7 @@ fn a_gibibyte_arrives_whole_and_the_receiver_stays_small() {
 #[test]
 fn open_machines_and_a_full_cone_end_direct_too() {
     for (a, b) in [("open", "port-restricted"), ("full-cone", "address-restricted")] {
-        let Some(report) = report(&["--a", a, "--b", b, "--size", "64KiB"]) else {
+        let Some(report) = report(&["--a", a, "--b", b, "--size", MOVING]) else {
             return;
         };
         assert_eq!(report["success"], true, "{a} x {b}: {report}");

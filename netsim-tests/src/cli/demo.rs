@@ -249,10 +249,12 @@ fn verdict(report: &Report) -> String {
             .map_or(String::new(), |ms| format!("; the path was direct after {ms} ms"));
         format!("The file went straight from desk to nas and arrived whole{direct}.")
     } else if report.equal && report.transfer.verified {
-        format!(
-            "The file arrived whole, but through the relay: {}.",
-            report.transfer.path.detail
-        )
+        // The ping waited for the reason; the transfer, which began anew, did not.
+        let why = match report.ping.kind.as_str() {
+            "direct" => "it was over before the direct path was proven; try a larger --size",
+            _ => &report.ping.detail,
+        };
+        format!("The file arrived whole, but through the relay: {why}.")
     } else {
         "The file did not arrive whole.".to_owned()
     }
