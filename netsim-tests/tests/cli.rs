@@ -304,6 +304,19 @@ fn a_person_at_the_terminal_is_asked_and_can_say_no() {
 }
 
 #[test]
+fn ctrl_c_answers_an_open_question_with_no() {
+    let world = World::start();
+    let (desk, nas) = world.pair();
+    let file = world.file("a.txt", b"new");
+    let mut up = nas.up_at_terminal();
+    let mut sends = desk.spawn(&["send", &file, "--to", "nas", "--json"]);
+    up.wait_for("offer");
+    up.interrupt();
+    assert_eq!((sends.finish(), up.finish()), (9, 0));
+    assert!(!nas.home().join("inbox/a.txt").exists());
+}
+
+#[test]
 fn a_full_disk_is_told_to_both_sides_and_up_serves_on() {
     let world = World::start();
     let (desk, nas) = world.pair();

@@ -166,7 +166,9 @@ impl Context {
             timeout,
         };
         let petname = contact.petname.as_str();
-        self.output.talk(format_args!("connecting to {petname} ..."));
+        let short = contact.id.short();
+        self.output
+            .talk(format_args!("connecting to {petname} ({short}) ..."));
         let connection = tokio::select! {
             connected = node.connect(contact.id, options) => connected.map_err(|error| {
                 let mut failure = Failure::from(error);

@@ -11,6 +11,8 @@ use super::context::{Context, Wanted};
 use super::failure::{Failure, code};
 use super::output::{is_final, ms, path_fields, path_words};
 use crate::app::ping::{Pinger, Pong};
+use crate::book::AddressBook;
+use crate::node::Node;
 
 /// Questions unless told otherwise.
 const COUNT: u32 = 10;
@@ -28,6 +30,7 @@ struct Tally {
     received: u32,
     direct_after: Option<Duration>,
     last: Option<Path>,
+    stopped: bool,
 }
 
 /// Ask, show each answer, and sum up.
@@ -36,39 +39,44 @@ pub(super) async fn run(context: &Context, args: PingArgs) -> Result<(), Failure
     let book = context.book()?;
     let server = context.server(&book)?;
     let node = context.start(&book, &server, Wanted::Dialling).await?;
-    let contact = context.peer(&book, &node, &args.peer).await?;
-    let (connection, teller) = context.connect(&node, &contact).await?;
+    let asked = ping(context, &args, &book, &node, deadline).await;
+    node.shutdown().await;
+    asked
+}
+
+async fn ping(
+    context: &Context,
+    args: &PingArgs,
+    book: &AddressBook,
+    node: &Node,
+    deadline: Instant,
+) -> Result<(), Failure> {
+    let contact = context.peer(book, node, &args.peer).await?;
+    let (connection, teller) = context.connect(node, &contact).await?;
     // Each answer says its path.
     drop(teller);
+    let peer = contact.petname.as_str();
     let mut tally = Tally::default();
     let asked = async {
         let mut pinger = Pinger::open(&connection).await?;
-        ask(
-            context,
-            &args,
-            contact.petname.as_str(),
-            &mut pinger,
-            &mut tally,
-            deadline,
-        )
-        .await
+        ask(context, args, peer, &mut pinger, &mut tally, deadline).await
     }
     .await;
     connection.close();
-    node.shutdown().await;
-    sum_up(context, &args, &tally);
+    sum_up(context, args, &tally);
     asked?;
-    match tally.last {
-        _ if args.until_direct && tally.direct_after.is_none() => {
-            let why = tally.last.as_ref().map_or("no answer", why);
-            Err(Failure::new(
-                code::PATH,
-                format!("no direct path: {why}"),
-                "a UDP port open on one side, or a longer --timeout",
-            ))
-        }
-        None if tally.sent > 0 => Err(Failure::timeout("an answer")),
-        _ => Ok(()),
+    let direct_missing = args.until_direct && tally.direct_after.is_none();
+    if tally.stopped && (direct_missing || tally.received == 0) {
+        return Err(Failure::interrupted());
+    }
+    match &tally.last {
+        None => Err(Failure::timeout("an answer")),
+        Some(last) if direct_missing => Err(Failure::new(
+            code::PATH,
+            format!("no direct path: {}", why(last)),
+            "a UDP port open on one side, or a longer --timeout",
+        )),
+        Some(_) => Ok(()),
     }
 }
 
@@ -101,7 +109,10 @@ async fn ask(
                 Ok(pong) => pong?,
                 Err(_) => return Ok(()),
             },
-            () = context.stop.wait() => return Ok(()),
+            () = context.stop.wait() => {
+                tally.stopped = true;
+                return Ok(());
+            }
         };
         tell(context, peer, &pong, tally);
         let over = args.until_direct && (tally.direct_after.is_some() || is_final(&pong.path));
@@ -111,7 +122,10 @@ async fn ask(
         }
         tokio::select! {
             () = tokio::time::sleep_until(next) => {}
-            () = context.stop.wait() => return Ok(()),
+            () = context.stop.wait() => {
+                tally.stopped = true;
+                return Ok(());
+            }
         }
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! `knothole send`: files and folders to a paired machine.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::args::SendArgs;
@@ -8,7 +9,8 @@ use super::failure::{Failure, code};
 use super::transfer::{Done, Teller, amount, name_some};
 use crate::app::transfer::messages::TransferId;
 use crate::app::transfer::{self, Sent, Sources};
-use crate::book::Contact;
+use crate::book::{AddressBook, Contact};
+use crate::node::Node;
 use crate::session::Connection;
 use crate::untrusted::Untrusted;
 
@@ -22,15 +24,22 @@ pub(super) async fn run(context: &Context, args: SendArgs) -> Result<(), Failure
     tell_sources(context, &sources);
 
     let node = context.start(&book, &server, Wanted::Dialling).await?;
-    let contact = context.peer(&book, &node, &args.to).await?;
-    let (connection, _teller) = context.connect(&node, &contact).await?;
-    let name = name_some(
-        sources
-            .manifest
-            .roots()
-            .filter_map(|entry| entry.path.first())
-            .map(String::as_str),
-    );
+    let sent = connect_and_send(context, &args, &book, &node, sources).await;
+    node.shutdown().await;
+    sent
+}
+
+async fn connect_and_send(
+    context: &Context,
+    args: &SendArgs,
+    book: &AddressBook,
+    node: &Node,
+    sources: Arc<Sources>,
+) -> Result<(), Failure> {
+    let contact = context.peer(book, node, &args.to).await?;
+    let (connection, _teller) = context.connect(node, &contact).await?;
+    let roots = sources.manifest.roots().filter_map(|entry| entry.path.first());
+    let name = name_some(roots.map(String::as_str));
     let sent = tokio::select! {
         sent = send(context, &connection, &contact, Arc::clone(&sources), &name) => sent,
         () = context.stop.wait() => Err(Failure::new(
@@ -41,7 +50,6 @@ pub(super) async fn run(context: &Context, args: SendArgs) -> Result<(), Failure
     };
     let path = connection.path().borrow().path;
     connection.close();
-    node.shutdown().await;
     let sent = sent?;
     Done {
         verb: "sent",
@@ -50,7 +58,7 @@ pub(super) async fn run(context: &Context, args: SendArgs) -> Result<(), Failure
         bytes: sent.bytes,
         took: sent.took,
         path,
-        file: sources.places.first().map(std::path::PathBuf::as_path),
+        file: sources.places.first().map(PathBuf::as_path),
         others: &sent.others,
         hash: sent.hash,
         peer: contact.petname.as_str(),

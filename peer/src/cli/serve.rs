@@ -283,7 +283,10 @@ impl Host {
     async fn agrees(&self, peer: &str) -> bool {
         let _one_at_a_time = self.asking.lock().await;
         let question = format!("take it from {peer} into {}?", self.taking.folder.display());
-        ask(&self.output, &question).await
+        tokio::select! {
+            agreed = ask(&self.output, &question) => agreed,
+            () = self.stop.wait() => false,
+        }
     }
 
     async fn open_inbox(&self, bytes: u64) -> Option<Arc<Inbox>> {
