@@ -492,19 +492,6 @@ async fn a_receiver_that_stops_tells_the_sender_and_keeps_the_part() {
     assert_eq!(names(&pair.dir.path().join("in")), ["big.knothole-part"]);
 }
 
-/// Not run by default: a figure, not a check. 1 GiB from page cache to page cache on loopback.
-#[ignore = "measures"]
-#[tokio::test(flavor = "multi_thread")]
-async fn measure_the_rate_on_loopback() {
-    let pair = Pair::new().await;
-    fs::write(pair.out("big"), noise(1 << 30)).unwrap();
-    let (sent, _) = pair.both(&[pair.out("big")], Conflict::Rename).await;
-    println!(
-        "{:.2} Gbit/s",
-        (1_u64 << 33) as f64 / sent.took.as_secs_f64() / 1e9
-    );
-}
-
 fn one_file_offer(size: u64) -> (Offer, Vec<Entry>) {
     let offer = Offer {
         format: FORMAT,
