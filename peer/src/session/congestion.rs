@@ -95,7 +95,10 @@ impl Controller for EpochController {
             self.stranded = self.stranded.saturating_sub(bytes);
         } else {
             self.noise.on_ack(now, bytes, rtt.get(), rtt.min());
-            self.inner.on_ack(now, sent, bytes, app_limited, rtt);
+            // A window of which less than half is used has proven nothing (RFC 9002 section 7.8); QUIC calls a sender
+            // limited only by lack of data, not by flow control, and without losses nothing else would stop the growth.
+            let unused = self.outstanding.saturating_mul(2) < self.inner.window();
+            self.inner.on_ack(now, sent, bytes, app_limited || unused, rtt);
         }
     }
 
