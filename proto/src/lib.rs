@@ -16,7 +16,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`id`], [`addr`], [`path`], [`seed`], [`quota`] | words that all the others use |
+//! | [`id`], [`addr`], [`path`], [`seed`], [`quota`], [`transmit`] | words that all the others use |
 //! | [`wire`] | everything that crosses the network: types and bytes |
 //! | [`pairing`] | two machines get to know each other by a short code |
 //! | [`rendezvous`] | the server: registry, introductions, relay |
@@ -37,4 +37,5 @@ pub mod seed;
 pub mod stun;
 #[cfg(test)]
 mod testing;
+pub mod transmit;
 pub mod wire;

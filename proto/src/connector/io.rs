@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::addr::Candidate;
 use crate::id::{ChannelId, Name, Nameplate, PairSecret, PeerId, RequestId};
 use crate::path::{Path, SocketId};
+use crate::transmit::Transmit;
 use crate::wire::{ConnectRefusal, FromServer, PairEnd, PathPolicy, Refusal, Role, ToServer};
 
 /// The way to one other node, numbered by the connector; numbers are never used twice in one run.
@@ -104,19 +105,6 @@ pub enum Output {
     Event(Event),
     /// Nothing more to do until an input comes, or until this moment (then feed [`Input::Timeout`]).
     Wait(Option<(Instant, super::Timer)>),
-}
-
-/// A datagram to send.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Transmit {
-    /// The socket to send it from.
-    pub socket: SocketId,
-    /// Where to.
-    pub to: SocketAddr,
-    /// Its bytes.
-    pub bytes: Vec<u8>,
-    /// Time to live (hop limit); `None`: the socket's own.
-    pub ttl: Option<u8>,
 }
 
 /// What the node's NAT does, as far as its own questions to the server tell.

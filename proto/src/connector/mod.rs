@@ -14,10 +14,10 @@ mod nat;
 mod pairing;
 mod questions;
 
+pub use crate::transmit::Transmit;
 pub use config::ConnectorConfig;
 pub use io::{
     Command, ConnectFailure, Event, Input, Link, LinkEnd, LinkId, Nat, Output, PairEvent, PairFailure,
-    Transmit,
 };
 pub use machine::Connector;
 

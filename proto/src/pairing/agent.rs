@@ -64,6 +64,7 @@ enum State {
     Over,
 }
 
+// First byte of each body, in the order in which they come; then the lengths of their parts in bytes.
 const ELEMENT: u8 = 1;
 const IDENTITY: u8 = 2;
 const ACK: u8 = 3;

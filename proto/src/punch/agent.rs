@@ -21,9 +21,9 @@ use super::seen::Seen;
 use super::upkeep::Upkeep;
 use super::{Consent, Event, LocalSocket, Outgoing, PunchConfig, Round, Setup, Timer};
 use crate::addr::{Candidate, canonical};
-use crate::connector::Transmit;
 use crate::path::SocketId;
 use crate::seed::{Rng, Seed};
+use crate::transmit::Transmit;
 use crate::wire::Role;
 use crate::wire::probe::{Flags, Probe, ProbeKeys};
 

@@ -27,8 +27,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::addr::{Candidate, OfferedCandidate};
-use crate::connector::Transmit;
 use crate::path::{How, SocketId, Why};
+use crate::transmit::Transmit;
 use crate::wire::Role;
 use crate::wire::probe::ProbeKeys;
 

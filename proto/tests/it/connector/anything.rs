@@ -117,28 +117,12 @@ fn take(town: &mut Town, step: Step) {
         Step::ControlUp => town.control_up(0),
         Step::Server(message) => town.feed(0, Input::Control(*message)),
         Step::Datagram { from, bytes } => {
-            let from = addr(&format!("5.0.0.{from}:1000"));
-            town.feed(
-                0,
-                Input::Datagram {
-                    socket: SocketId::V4,
-                    from,
-                    bytes: &bytes,
-                },
-            );
+            datagram(town, &format!("5.0.0.{from}:1000"), &bytes);
         }
         Step::Replay { from, index } => {
             let sent = &town.citizens[1].sent;
             if let Some(bytes) = sent.get(index % sent.len().max(1)).map(|sent| sent.bytes.clone()) {
-                let from = addr(&format!("66.0.0.{from}:1000"));
-                town.feed(
-                    0,
-                    Input::Datagram {
-                        socket: SocketId::V4,
-                        from,
-                        bytes: &bytes,
-                    },
-                );
+                datagram(town, &format!("66.0.0.{from}:1000"), &bytes);
             }
         }
         Step::Call(peer, policy) => town.connect(0, peer.into(), policy),
@@ -182,6 +166,11 @@ fn take(town: &mut Town, step: Step) {
         Step::Cut(open) => town.passes = Box::new(move |_, _| open),
         Step::Early => town.feed(0, Input::Timeout),
     }
+}
+
+fn datagram(town: &mut Town, from: &str, bytes: &[u8]) {
+    let (socket, from) = (SocketId::V4, addr(from));
+    town.feed(0, Input::Datagram { socket, from, bytes });
 }
 
 /// Links are born, live and die in this order, and paths and sources belong to living ones.
