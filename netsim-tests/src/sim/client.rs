@@ -45,6 +45,8 @@ enum State {
         first: Duration,
         sent: Option<Duration>,
         copies: u32,
+        /// The second datagram of a repetition is still to be sent (RFC 9002 section 6.2.4).
+        again: bool,
     },
     /// Open.
     Up(Stream),
@@ -108,6 +110,7 @@ impl Client {
                     first: now,
                     sent: None,
                     copies: 0,
+                    again: false,
                 };
                 Vec::new()
             }
@@ -132,13 +135,21 @@ impl Client {
     pub(super) fn poll_transmit(&mut self, now: Duration) -> Option<Vec<u8>> {
         match &mut self.state {
             State::Opening {
-                conn, sent, copies, ..
+                conn,
+                sent,
+                copies,
+                again,
+                ..
             } => {
-                if sent.is_some_and(|sent| sent + retry(*copies) > now) {
+                if *again {
+                    *again = false;
+                } else if sent.is_some_and(|sent| sent + retry(*copies) > now) {
                     return None;
+                } else {
+                    *again = sent.is_some();
+                    *sent = Some(now);
+                    *copies += 1;
                 }
-                *sent = Some(now);
-                *copies += 1;
                 let frame = Frame {
                     kind: Kind::Open,
                     conn: *conn,
