@@ -242,7 +242,12 @@ impl Attempt {
                 &format!("no agreement between {one:?} and {two:?}"),
             ));
         }
-        for host in [a, b] {
+        for (host, peer) in [(a, b), (b, a)] {
+            let traffic = world.traffic(host, peer).unwrap_or_default();
+            if traffic.unknown_source > 0 {
+                let what = format!("{} datagrams from an address not named", traffic.unknown_source);
+                return Err(late(world, host, &what));
+            }
             let probes = world.probes_sent(host);
             if probes > PROBES_MAX && self.stranger.is_none() {
                 return Err(late(world, host, &format!("{probes} probes")));
