@@ -11,7 +11,7 @@ use serde_json::json;
 use super::say;
 use knothole_netsim::nat::NatKind;
 use knothole_netsim::sim::{
-    Attempt, Choice, Failure, Mischief, Outcome, Tally, WEATHERS, Weather, World, soak,
+    Attempt, Choice, Failure, Fleet, Mischief, Outcome, Tally, WEATHERS, Weather, World, soak,
 };
 
 /// Time between two lines on how far it is.
@@ -41,6 +41,9 @@ pub(crate) struct SoakArgs {
     /// Somebody who sees and copies packets: none, replay, race; instead of one in eight attempts
     #[arg(long, value_parser = stranger)]
     stranger: Option<Stranger>,
+    /// Several nodes on one server in a run of misfortunes, instead of attempts of two
+    #[arg(long, conflicts_with_all = ["a", "b", "weather", "stranger"])]
+    fleet: bool,
     /// Print every event of every attempt
     #[arg(long)]
     journal: bool,
@@ -63,7 +66,9 @@ pub(crate) fn run(arguments: &SoakArgs) -> ExitCode {
     };
     let seeds = arguments.seed..arguments.seed.saturating_add(arguments.seeds);
     let begun = Instant::now();
-    let result = if arguments.journal {
+    let result = if arguments.fleet {
+        sail(seeds, arguments, begun)
+    } else if arguments.journal {
         narrate(seeds, &choice)
     } else {
         hurry(seeds, &choice, arguments, begun)
@@ -93,13 +98,10 @@ fn hurry(
     arguments: &SoakArgs,
     begun: Instant,
 ) -> Result<Tally, Failure> {
-    let limit = arguments
-        .minutes
-        .map(|minutes| Duration::from_secs_f64((minutes * 60.0).clamp(0.0, 1e9)));
     let (mut shown, mut runs) = (begun, 0u64);
     soak(seeds, choice, |attempt, outcome| {
         runs += 1;
-        let mut over = limit.is_some_and(|limit| begun.elapsed() > limit);
+        let mut over = is_over(arguments, begun);
         if arguments.json {
             over |= say(line(attempt, outcome)).is_err();
         } else if shown.elapsed() > PROGRESS {
@@ -138,6 +140,41 @@ fn narrate(seeds: std::ops::Range<u64>, choice: &Choice) -> Result<Tally, Failur
         }
     }
     Ok(tally)
+}
+
+/// Runs fleets. What they have in common with attempts goes into the tally: runs, pairs that are direct, events, time.
+fn sail(seeds: std::ops::Range<u64>, arguments: &SoakArgs, begun: Instant) -> Result<Tally, Failure> {
+    let mut tally = Tally::new();
+    for seed in seeds {
+        let mut fleet = Fleet::new(seed)?;
+        if arguments.journal {
+            fleet.world().keep_journal();
+        }
+        let result = fleet.run();
+        let mut over = fleet.world().journal().try_for_each(say).is_err();
+        let outcome = result?;
+        tally.add_fleet(&outcome);
+        if arguments.json {
+            over |= say(json!({
+                "schema": 1, "event": "fleet", "seed": seed, "nodes": outcome.nodes,
+                "misfortunes": outcome.misfortunes, "pairs": outcome.pairs.0, "direct": outcome.pairs.1,
+                "trace": hex(&outcome.trace),
+            }))
+            .is_err();
+        }
+        if over || is_over(arguments, begun) {
+            break;
+        }
+    }
+    Ok(tally)
+}
+
+/// Is the time over that was given?
+fn is_over(arguments: &SoakArgs, begun: Instant) -> bool {
+    let limit = arguments
+        .minutes
+        .map(|minutes| Duration::from_secs_f64((minutes * 60.0).clamp(0.0, 1e9)));
+    limit.is_some_and(|limit| begun.elapsed() > limit)
 }
 
 fn conclude(tally: &Tally, took: Duration, json: bool) -> io::Result<()> {

@@ -72,6 +72,14 @@ impl Default for NodeSpec {
     }
 }
 
+/// Where a node lives, and how often it was started anew.
+#[derive(Clone, Debug)]
+pub(super) struct Home {
+    pub(super) site: SiteId,
+    pub(super) spec: NodeSpec,
+    pub(super) runs: u64,
+}
+
 /// Building.
 impl World {
     /// The server, on a link of its own. A world has one.
@@ -80,7 +88,7 @@ impl World {
         let net = self.topology.add_network(INTERNET, None, Some(links));
         let main = SocketAddr::new(SERVER_IP, SERVER_PORT);
         let alternate = SocketAddr::new(SERVER_IP, ALTERNATE_PORT);
-        let clock = self.clock();
+        let clock = self.clock(HostId(self.hosts.len()));
         let seed = self.seed.child("server", 0);
         let server = Server::new(spec, main, alternate, clock, seed, self.now);
         let nobody = PeerId::from_bytes([0; 32]);
@@ -131,14 +139,43 @@ impl World {
     /// # Errors
     /// The first rule that was broken.
     pub fn add_node(&mut self, site: SiteId, spec: NodeSpec) -> Result<HostId, Violation> {
-        let index = self.hosts.len();
-        let key = PeerId::from_bytes(self.seed.child("key", index as u64).rng().bytes());
-        let instance = Instance(self.seed.child("instance", index as u64).rng().u64());
-        let host = HostId(index);
-        let addresses = self.addresses(site, &spec, host);
+        let host = HostId(self.hosts.len());
+        let key = PeerId::from_bytes(self.seed.child("key", host.0 as u64).rng().bytes());
+        let home = Home { site, spec, runs: 0 };
+        let (node, addresses) = self.make_node(host, key, &home);
+        self.add_host(site.inner, key, HostRole::Node(Box::new(node)));
+        self.hosts[host.0].home = Some(home);
+        self.settle(site, host, addresses)?;
+        Ok(host)
+    }
+
+    /// A node starts anew, with its key and its address book: another run of the same node.
+    ///
+    /// # Errors
+    /// The first rule that was broken.
+    pub fn restart_node(&mut self, host: HostId) -> Result<(), Violation> {
+        let Some(mut home) = self.hosts[host.0].home.clone() else {
+            return Ok(());
+        };
+        home.runs += 1;
+        let (node, addresses) = self.make_node(host, self.peer_id(host), &home);
+        let site = home.site;
+        self.checks.restarted(host);
+        self.hosts[host.0].role = HostRole::Node(Box::new(node));
+        self.hosts[host.0].home = Some(home);
+        let book = self.hosts[host.0].book.clone();
+        self.feed(host, Command::SetPeers(book))?;
+        self.settle(site, host, addresses)
+    }
+
+    /// A run of a node, which has just started.
+    fn make_node(&self, host: HostId, key: PeerId, home: &Home) -> (Node, Addresses) {
+        let seed = self.seed.child("node", (home.runs << 32) | host.0 as u64);
+        let spec = &home.spec;
+        let addresses = self.addresses(home.site, spec, host);
         let config = ConnectorConfig {
             own: key,
-            instance,
+            instance: Instance(seed.child("instance", 0).rng().u64()),
             name: spec.name.clone(),
             token: spec.token.clone(),
             accepting: spec.accepting,
@@ -146,11 +183,9 @@ impl World {
             punch: PunchConfig::default(),
             allow_loopback: false,
         };
-        let (clock, seed) = (self.clock(), self.seed.child("node", index as u64));
+        let clock = self.clock(host);
         let node = Node::new(config, addresses, clock, spec.period, &seed, self.now);
-        self.add_host(site.inner, key, HostRole::Node(Box::new(node)));
-        self.settle(site, host, addresses)?;
-        Ok(host)
+        (node, addresses)
     }
 
     /// Lets two nodes know each other, as pairing does.
@@ -269,9 +304,9 @@ impl World {
         }
     }
 
-    /// The clock of the next host: it started long ago, and is not quite right.
-    fn clock(&self) -> HostClock {
-        let mut rng = self.seed.child("clock", self.hosts.len() as u64).rng();
+    /// The clock of a host: it started long ago, and is not quite right.
+    fn clock(&self, host: HostId) -> HostClock {
+        let mut rng = self.seed.child("clock", host.0 as u64).rng();
         let uptime =
             Duration::from_secs(rng.below(UPTIME_MAX_S)) + Duration::from_nanos(rng.below(1_000_000_000));
         let drift = i32::try_from(rng.below(2 * DRIFT_MAX + 1)).unwrap_or(0);

@@ -239,6 +239,11 @@ impl Checks {
         Ok(())
     }
 
+    /// A node has started anew: its links are counted from the beginning.
+    pub(super) fn restarted(&mut self, host: HostId) {
+        self.nodes.entry(host).or_default().closed.clear();
+    }
+
     /// A host is woken.
     pub(super) fn wake(&mut self, host: HostId, now: Duration) -> Result<(), Violation> {
         let node = self.nodes.entry(host).or_default();

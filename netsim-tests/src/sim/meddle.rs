@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::build::{NodeSpec, SiteId};
+use knothole_proto::connector::Command;
+
+use super::build::SiteId;
 use super::check::Violation;
 use super::node::Node;
 use super::stranger::{Mischief, Stranger};
@@ -43,14 +45,32 @@ impl World {
     ///
     /// # Errors
     /// The first rule that was broken.
-    pub fn move_node(&mut self, host: HostId, site: SiteId, spec: &NodeSpec) -> Result<(), Violation> {
-        let addresses = self.addresses(site, spec, host);
+    pub fn move_node(&mut self, host: HostId, site: SiteId) -> Result<(), Violation> {
+        let Some(home) = &mut self.hosts[host.0].home else {
+            return Ok(());
+        };
+        home.site = site;
+        let spec = home.spec.clone();
+        let addresses = self.addresses(site, &spec, host);
         if let Some(before) = self.node(host).map(Node::addresses) {
             for addr in [Some(before.v4), before.v6].into_iter().flatten() {
                 self.topology.remove_address(addr.ip(), host);
             }
         }
         self.settle(site, host, addresses)
+    }
+
+    /// A node closes its link with another.
+    ///
+    /// # Errors
+    /// The first rule that was broken.
+    pub fn close(&mut self, host: HostId, peer: HostId) -> Result<(), Violation> {
+        let peer = self.peer_id(peer);
+        let link = self.node(host).and_then(|node| node.link_to(peer));
+        match link {
+            Some((link, ..)) => self.feed(host, Command::Close { link }),
+            None => Ok(()),
+        }
     }
 
     /// A node vanishes without a word.

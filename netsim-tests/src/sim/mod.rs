@@ -5,7 +5,8 @@
 //! anybody notices (reliable messages to the server, small datagrams between nodes), clocks that are not quite
 //! right. No thread, no socket, no clock, no entropy: a run depends on its seed alone, and repeats.
 //!
-//! [`Attempt`] is the common scenario; [`soak`] runs many; [`World`] is for everything else. After every event the rules
+//! [`Attempt`] is the common scenario, [`soak`] runs many; a [`Fleet`] goes through misfortunes; [`World`] is for everything
+//! else. After every event the rules
 //! of [`Rule`] are checked; a broken one ends the run with the seed and the command that repeats it.
 
 mod app;
@@ -15,6 +16,7 @@ mod check;
 mod client;
 mod clock;
 mod control;
+mod fleet;
 mod journal;
 mod look;
 mod meddle;
@@ -32,6 +34,7 @@ pub use attempt::{Attempt, Failure, Outcome};
 pub use build::{NodeSpec, SERVER_IP, SiteId};
 pub use check::{Rule, Violation};
 pub use clock::epoch;
+pub use fleet::{Fleet, FleetOutcome};
 pub use journal::Line;
 pub use server::ServerSpec;
 pub use soak::{Choice, Tally, soak};

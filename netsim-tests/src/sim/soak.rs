@@ -6,6 +6,7 @@ use std::time::Duration;
 use knothole_proto::seed::Seed;
 
 use super::attempt::{Attempt, Failure, Outcome};
+use super::fleet::FleetOutcome;
 use super::stranger::Mischief;
 use super::weather::{WEATHERS, Weather};
 use crate::nat::{NatKind, kinds};
@@ -96,6 +97,14 @@ impl Tally {
             let ms = usize::try_from(time.as_millis()).unwrap_or(TIMES);
             self.times[ms.min(TIMES - 1)] += 1;
         }
+    }
+
+    /// Adds a fleet: its pairs count as attempts.
+    pub fn add_fleet(&mut self, outcome: &FleetOutcome) {
+        self.runs += outcome.pairs.0 as u64;
+        self.direct += outcome.pairs.1 as u64;
+        self.events += outcome.events;
+        self.virtual_time += outcome.took;
     }
 
     /// Adds the attempts of another tally.

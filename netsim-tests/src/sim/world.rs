@@ -12,6 +12,7 @@ use knothole_proto::id::{PairSecret, PeerId};
 use knothole_proto::path::SocketId;
 use knothole_proto::seed::Seed;
 
+use super::build::Home;
 use super::check::{Checks, Rule, Violation, violation};
 use super::clock::epoch;
 use super::journal::{Journal, Line};
@@ -56,6 +57,8 @@ pub(super) struct Host {
     /// The machines that a node is paired with.
     pub(super) book: Vec<(PeerId, PairSecret)>,
     pub(super) role: HostRole,
+    /// Where a node lives; `None` for the server.
+    pub(super) home: Option<Home>,
     pub(super) events: Vec<(Duration, Event)>,
     scheduled: Option<Duration>,
 }
@@ -184,6 +187,7 @@ impl World {
             key,
             book: Vec::new(),
             role,
+            home: None,
             events: Vec::new(),
             scheduled: None,
         });

@@ -218,11 +218,7 @@ fn a_node_that_moves_to_another_network_has_traffic_again() {
     stage.connect_directly();
     let nats = crate::stage::nats("port-restricted");
     let elsewhere = stage.world.add_site(&nats, clear(), clear());
-    let spec = NodeSpec {
-        port: 41_000,
-        ..NodeSpec::default()
-    };
-    stage.world.move_node(stage.b, elsewhere, &spec).unwrap();
+    stage.world.move_node(stage.b, elsewhere).unwrap();
     stage.world.set_traffic(stage.a, Some(100 * MS)).unwrap();
     stage.pass(60 * SECOND);
     assert!(stage.world.is_direct(stage.a, stage.b), "{:?}", stage.paths());
