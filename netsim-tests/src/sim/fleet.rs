@@ -293,7 +293,9 @@ impl Fleet {
             .collect();
         for (one, two) in &pairs {
             let (one, two) = (self.nodes[*one].host, self.nodes[*two].host);
+            // Both ask: a session keeps what either side last wished for.
             self.world.connect(one, two, PathPolicy::Auto)?;
+            self.world.connect(two, one, PathPolicy::Auto)?;
         }
         self.world.run_for(UP_WITHIN)?;
         let hosts = |fleet: &Self, (one, two): (usize, usize)| (fleet.nodes[one].host, fleet.nodes[two].host);

@@ -414,6 +414,11 @@ impl Node {
             traffic: Traffic::new(pings.map(|_| now)),
         });
         state.channel = link.channel;
+        if state.role != link.role {
+            // The one who asked last is the caller.
+            state.role = link.role;
+            state.traffic.schedule(pings.map(|_| now));
+        }
         self.channels.retain(|_, known| *known != link.link);
         self.channels
             .extend(link.channel.map(|channel| (channel, link.link)));
