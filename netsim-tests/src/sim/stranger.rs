@@ -78,23 +78,27 @@ impl Stranger {
             Mischief::Race => Duration::from_micros(1),
         };
         let exact = packet.flow;
+        let copied = match packet.origin {
+            Origin::Host(host) => Origin::Copied(host),
+            other => other,
+        };
         let own = Flow {
             src: ADDRESS,
             ..exact
         };
         let mut copies = vec![
-            (late(&mut self.rng), exact, packet.bytes.clone()),
-            (early, own, packet.bytes.clone()),
+            (late(&mut self.rng), exact, copied, packet.bytes.clone()),
+            (early, own, Origin::Stranger, packet.bytes.clone()),
         ];
         let mut bent = packet.bytes.clone();
         let at = usize::try_from(self.rng.below(bent.len() as u64)).unwrap_or(0);
         bent[at] ^= 1 << self.rng.below(8);
-        copies.push((Duration::from_micros(2), exact, bent));
+        copies.push((Duration::from_micros(2), exact, Origin::Stranger, bent));
         self.copies += copies.len() as u64;
-        let copy = |(after, flow, bytes)| {
+        let copy = |(after, flow, origin, bytes)| {
             let copy = Packet {
                 flow,
-                origin: Origin::Stranger,
+                origin,
                 bytes,
                 ..packet.clone()
             };

@@ -52,6 +52,8 @@ pub(super) struct Packet {
 pub(super) enum Origin {
     /// This host itself.
     Host(HostId),
+    /// The stranger on the wire, but it is to the bit, source included, what this host sent.
+    Copied(HostId),
     /// The stranger on the wire, whatever its source says.
     Stranger,
 }

@@ -431,7 +431,7 @@ impl World {
             .record(now, mark::DELIVER, host.0, &packet.bytes, || {
                 format!("{} gets {} -> {} {}", host.0, from, at, describe(&packet.bytes))
             });
-        let authentic = packet.origin != Origin::Stranger;
+        let authentic = matches!(packet.origin, Origin::Host(_));
         let socket = socket_of(at);
         match &mut self.hosts[host.0].role {
             HostRole::Server(server) => {
@@ -445,7 +445,7 @@ impl World {
                     return Ok(());
                 }
                 match packet.origin {
-                    Origin::Host(origin) => {
+                    Origin::Host(origin) | Origin::Copied(origin) => {
                         let sent = (origin, socket_of(packet.addressed), packet.addressed);
                         self.checks.node_hears(host, socket, from, sent, now);
                     }
@@ -463,7 +463,7 @@ impl World {
         let Some(stranger) = &mut self.stranger else {
             return;
         };
-        if packet.origin == Origin::Stranger {
+        if !matches!(packet.origin, Origin::Host(_)) {
             return;
         }
         for (after, hop, copy) in stranger.hear(hop, packet) {
