@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use knothole_proto::addr::{Reach, canonical};
 use knothole_proto::connector::{Event, LinkId};
-use knothole_proto::id::PeerId;
+use knothole_proto::id::SessionId;
 use knothole_proto::path::{Path, SocketId};
 use knothole_proto::wire::{Introduction, Kind};
 
@@ -96,8 +96,8 @@ struct NodeChecks {
     heard: BTreeMap<(SocketId, SocketAddr), (HostId, Duration)>,
     /// From where the other host saw what was sent to an address.
     seen_as: BTreeMap<(SocketId, SocketAddr), (HostId, SocketAddr)>,
-    /// Addresses that the server attested in the latest introduction of each peer.
-    attested: BTreeMap<PeerId, BTreeSet<IpAddr>>,
+    /// Addresses that the server attested in the latest round of each session.
+    attested: BTreeMap<SessionId, BTreeSet<IpAddr>>,
     /// Probes to each address since the introduction that named it, while nothing genuine came from there.
     unanswered: BTreeMap<SocketAddr, u32>,
     /// Datagrams that came from each address, whoever made them: each may be answered once (P2).
@@ -206,7 +206,7 @@ impl Checks {
         let ips = attested
             .map(|offer| canonical(offer.candidate.addr).ip())
             .collect();
-        node.attested.insert(introduction.peer, ips);
+        node.attested.insert(introduction.session, ips);
         // Another round is another introduction, with a budget of its own.
         node.unanswered.clear();
     }
