@@ -148,7 +148,7 @@ impl NatBox {
 
     /// The external endpoint of a new session: that of an existing mapping, or a new one.
     fn external_for(&mut self, key: &SessionKey) -> Result<SocketAddr, DropReason> {
-        let index = MappingKey::new(self.mapping(key.proto), key);
+        let index = MappingKey::new(self.mapping(key.proto, key.inside), key);
         match self.tables.external_for(&index) {
             Some(external) if !self.is_taken_by_stranger(key, external.port()) => Ok(external),
             // The reverse of this flow belongs to the box itself: another port, for this session alone.
@@ -218,7 +218,7 @@ impl NatBox {
         }
         // A session with the same two ends at another external endpoint keeps its own; this packet only passes. Nor
         // may a stranger extend the life of a mapping by a session of his own where inbound packets do not refresh.
-        if !has_session && (refresh || self.mapping(flow.proto) != Mapping::EndpointIndependent) {
+        if !has_session && (refresh || self.mapping(flow.proto, inside) != Mapping::EndpointIndependent) {
             if !self.has_room() {
                 return Err(DropReason::TableFull);
             }
@@ -279,10 +279,11 @@ impl NatBox {
         self.tables.entries() < self.spec.table_size
     }
 
-    fn mapping(&self, proto: Proto) -> Mapping {
+    /// What an address keeps is the same for every destination: IPv6 is not translated.
+    fn mapping(&self, proto: Proto, inside: SocketAddr) -> Mapping {
         match proto {
-            Proto::Udp => self.spec.mapping,
-            Proto::Tcp | Proto::Icmp => Mapping::EndpointIndependent,
+            Proto::Udp if inside.is_ipv4() => self.spec.mapping,
+            Proto::Udp | Proto::Tcp | Proto::Icmp => Mapping::EndpointIndependent,
         }
     }
 

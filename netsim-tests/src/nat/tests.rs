@@ -596,6 +596,23 @@ fn ipv6_keeps_its_addresses_and_meets_the_filter() {
     );
 }
 
+/// A mapping for each destination put its sessions under one address, and the end of one took the others along.
+#[test]
+fn an_ipv6_session_outlives_another_one_of_the_same_host_whatever_the_mapping() {
+    let mut nat = boxed(NatSpec {
+        mapping: Mapping::AddressAndPortDependent,
+        ..NatSpec::default()
+    });
+    let start = Instant::now();
+    let (host, peer, other) = (at("[2a01::10]:5000"), at("[2a02::20]:700"), at("[2a03::30]:700"));
+    send(&mut nat, host, peer, start);
+    send(&mut nat, host, other, start);
+    for second in 1..=60 {
+        send(&mut nat, host, peer, start + second * SECOND);
+    }
+    assert_eq!(arrives(&mut nat, peer, host, start + 60 * SECOND), Ok(host));
+}
+
 #[test]
 fn a_reboot_forgets_all_mappings() {
     let mut nat = boxed(NatSpec {
