@@ -13,8 +13,8 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use knothole::{
-    ConnectOptions, Connection, Identity, Node, NodeConfig, PairSecret, Path, PathPolicy, Peer, PeerId,
-    ServerUrl, Why,
+    ConnectOptions, Connection, Identity, Node, NodeConfig, NodeEvent, PairSecret, Path, PathPolicy, Peer,
+    PeerId, ServerUrl, Why,
 };
 use knothole_netsim::fabric::{HostSpec, Lab};
 use knothole_netsim::link::LinkSpec;
@@ -288,8 +288,14 @@ fn a_direct_path_that_dies_is_replaced_by_the_relay_and_comes_back_without_a_str
 
 #[test]
 fn a_router_that_restarts_interrupts_either_side_for_a_moment() {
-    for side in ["a", "b"] {
-        let Some(lab) = lab("port-restricted", "port-restricted") else {
+    // Behind the symmetric NAT a restart also means another port: its peer hears from an unknown address.
+    for (side, kinds) in [
+        ("a", ["port-restricted", "port-restricted"]),
+        ("b", ["port-restricted", "port-restricted"]),
+        ("a", ["symmetric", "full-cone"]),
+        ("b", ["full-cone", "symmetric"]),
+    ] {
+        let Some(lab) = lab(kinds[0], kinds[1]) else {
             return;
         };
         meet(&lab, PathPolicy::Auto, async |connection| {
@@ -301,8 +307,60 @@ fn a_router_that_restarts_interrupts_either_side_for_a_moment() {
                 until_direct(&connection).await;
             })
             .await;
-            println!("router of {side} restarted: longest stall {stall:?}");
-            assert!(stall < Duration::from_secs(4), "{side}: {stall:?}");
+            println!("router of {side} of {kinds:?} restarted: longest stall {stall:?}");
+            assert!(stall < Duration::from_secs(4), "{side} of {kinds:?}: {stall:?}");
         });
     }
+}
+
+#[test]
+fn a_server_that_falls_silent_is_missed_within_35_seconds_and_found_again() {
+    let Some(lab) = lab("port-restricted", "open") else {
+        return;
+    };
+    let (url_out, url_in) = mpsc::channel();
+    let (end_server, server_ends) = tokio::sync::oneshot::channel::<()>();
+    std::thread::scope(|scope| {
+        let lab = &lab;
+        scope.spawn(move || {
+            inside(lab, "server", async move || {
+                let config = Config {
+                    listen: vec![SocketAddr::from((SERVER, 5668))],
+                    open: true,
+                    ..Config::default()
+                };
+                let server = Server::start(config).await.expect("a server");
+                let url = server.ready().server_url.clone();
+                url_out.send(url).expect("somebody waits");
+                let _ended = server_ends.await;
+                server.shutdown().await;
+            });
+        });
+        let url: ServerUrl = url_in
+            .recv_timeout(SOON)
+            .expect("a server")
+            .parse()
+            .expect("an address");
+        inside(lab, "a", async move || {
+            let identity = Identity::generate().expect("a key");
+            let nobody = PeerId::from_bytes([1; 32]);
+            let node = Node::start(config(identity, url, "a", nobody))
+                .await
+                .expect("a registers");
+            let mut events = node.events();
+            lab.set_udp_policy("a", UdpPolicy::Blocked).expect("a NAT");
+            let begun = Instant::now();
+            let lost = async { while events.recv().await.expect("an event") != NodeEvent::ServerLost {} };
+            let lost = tokio::time::timeout(Duration::from_secs(35), lost).await;
+            lost.expect("the loss is noticed");
+            println!("lost after {:?}", begun.elapsed());
+            lab.set_udp_policy("a", UdpPolicy::Open).expect("a NAT");
+            let back = async {
+                while !matches!(events.recv().await.expect("an event"), NodeEvent::Registered(_)) {}
+            };
+            tokio::time::timeout(SOON, back).await.expect("found again");
+            node.shutdown().await;
+        });
+        let _gone = end_server.send(());
+    });
 }
