@@ -1,7 +1,7 @@
 //! Nodes and a server on loopback: the whole product in one process, on real sockets.
 #![allow(clippy::unwrap_used)] // also in the helpers, which clippy does not take for tests
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -153,6 +153,41 @@ async fn nodes_come_back_to_a_restarted_server_and_connect_anew() {
         b"after the restart"
     );
     drop(data);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ipv6_alone_is_enough_and_both_families_together_work() {
+    let localhost = Some(SocketAddrV6::new(Ipv6Addr::LOCALHOST, 0, 0, 0));
+    let both = Bind {
+        v4: Some(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)),
+        v6: localhost,
+    };
+    for bind in [
+        Bind {
+            v4: None,
+            v6: localhost,
+        },
+        both,
+    ] {
+        let world = World::at(SocketAddr::from((Ipv6Addr::LOCALHOST, 0))).await;
+        let identity = Identity::generate().unwrap();
+        let bob = NodeConfig {
+            bind,
+            identity: world.bob_identity.clone(),
+            ..world.config_of("bob", world.url(), vec![peer(identity.peer_id(), 1)])
+        };
+        let alice = NodeConfig {
+            bind,
+            identity,
+            ..world.config_of("alice", world.url(), vec![peer(world.bob, 1)])
+        };
+        let (alice, bob) = (Node::start(alice).await.unwrap(), Node::start(bob).await.unwrap());
+        serve(bob);
+        let connection = connect(&alice, world.bob, PathPolicy::Auto).await;
+        assert_eq!(echo(&connection, b"over IPv6").await, b"over IPv6");
+        until_direct(&connection).await;
+        assert_eq!(echo(&connection, b"directly").await, b"directly");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -336,9 +371,13 @@ struct World {
 
 impl World {
     async fn start() -> Self {
+        Self::at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await
+    }
+
+    async fn at(listen: SocketAddr) -> Self {
         let data = tempfile::tempdir().unwrap();
         let config = Config {
-            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))],
+            listen: vec![listen],
             data: Some(PathBuf::from(data.path())),
             relay_total_bits: 20_000_000_000,
             allow_loopback: true,

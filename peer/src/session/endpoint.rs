@@ -183,3 +183,107 @@ impl From<TlsError> for DialError {
         Self::Config
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddrV4};
+
+    use knothole_proto::connector::LinkId;
+    use knothole_proto::path::SocketId;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::net::{Bind, Counters, LinkPath, PathTable, Route, Sockets};
+
+    const LINK: LinkId = LinkId(1);
+
+    /// An endpoint on loopback with one link, and what a test needs of it.
+    struct Side {
+        quic: Quic,
+        paths: Arc<PathTable>,
+        link: Arc<LinkPath>,
+        addr: SocketAddr,
+    }
+
+    fn side() -> Side {
+        let bind = Bind {
+            v4: Some(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)),
+            v6: None,
+        };
+        let sockets = Arc::new(Sockets::bind(bind).unwrap());
+        let addr = sockets.get(SocketId::V4).unwrap().local();
+        let paths = Arc::<PathTable>::default();
+        let (driver, _) = mpsc::channel(1);
+        let socket = PathSocket::new(sockets, Arc::clone(&paths), driver, Arc::<Counters>::default());
+        let link = Arc::new(LinkPath::new(LINK));
+        paths.add_link(Arc::clone(&link));
+        let quic = Quic::new(Identity::generate().unwrap(), Arc::new(socket)).unwrap();
+        Side {
+            quic,
+            paths,
+            link,
+            addr,
+        }
+    }
+
+    /// Two sides with a direct path between them.
+    fn sides() -> (Side, Side) {
+        let (a, b) = (side(), side());
+        for (own, other) in [(&a, &b), (&b, &a)] {
+            let (socket, remote) = (SocketId::V4, other.addr);
+            own.paths.set_route(LINK, Route::Direct { socket, remote });
+            own.paths.add_source(LINK, socket, remote);
+        }
+        (a, b)
+    }
+
+    async fn shake_hands(
+        (a, b): (&Side, &Side),
+        a_expects: PeerId,
+        b_expects: PeerId,
+    ) -> [Result<quinn::Connection, DialError>; 2] {
+        let accept = async {
+            let incoming = b.quic.incoming().await.unwrap();
+            b.quic.accept(incoming, b_expects, b.link.epoch()).await
+        };
+        let dial = a.quic.dial_peer(a.link.virtual_addr(), a_expects, a.link.epoch());
+        let (dialled, accepted) = tokio::join!(dial, accept);
+        [dialled, accepted]
+    }
+
+    #[tokio::test]
+    async fn each_side_talks_to_the_expected_key_only() {
+        let (a, b) = sides();
+        let [a_id, b_id] = [&a, &b].map(|side| side.quic.identity.peer_id());
+        let stranger = PeerId::from_bytes([9; 32]);
+        let [dialled, accepted] = shake_hands((&a, &b), b_id, a_id).await;
+        assert!(dialled.is_ok() && accepted.is_ok());
+        let [dialled, accepted] = shake_hands((&a, &b), stranger, a_id).await;
+        assert!(matches!(dialled, Err(DialError::WrongKey)));
+        assert!(accepted.is_err());
+        let [dialled, accepted] = shake_hands((&a, &b), b_id, stranger).await;
+        assert!(matches!(accepted, Err(DialError::WrongKey)));
+        // The dialling side is done with its part before the other side has looked at its key.
+        if let Ok(connection) = dialled {
+            let end = tokio::time::timeout(Duration::from_secs(5), connection.closed()).await;
+            assert!(matches!(end, Ok(ConnectionError::ConnectionClosed(_))), "{end:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_nudge_disturbs_no_connection() {
+        let (a, b) = sides();
+        let [a_id, b_id] = [&a, &b].map(|side| side.quic.identity.peer_id());
+        let [dialled, accepted] = shake_hands((&a, &b), b_id, a_id).await;
+        let (dialled, accepted) = (dialled.unwrap(), accepted.unwrap());
+        for round in 0..20_u8 {
+            let mut send = dialled.open_uni().await.unwrap();
+            send.write_all(&[round; 10_000]).await.unwrap();
+            a.quic.nudge();
+            b.quic.nudge();
+            send.finish().unwrap();
+            let mut recv = accepted.accept_uni().await.unwrap();
+            assert_eq!(recv.read_to_end(10_000).await.unwrap(), [round; 10_000]);
+        }
+    }
+}
