@@ -4,7 +4,7 @@
 //! that made their namespace, so a crash or `kill -9` of the lab leaves nothing behind.
 //!
 //! As root this works at once. An ordinary user calls [`become_lab_root`] first thing in `main`, before any thread
-//! exists. [`probe`] tells what the machine can do. Limits that stay: `net.core.rmem_max` and `wmem_max` belong to the
+//! exists. [`probe()`] tells what the machine can do. Limits that stay: `net.core.rmem_max` and `wmem_max` belong to the
 //! whole machine and cannot be raised inside; a program that wants larger socket buffers uses `SO_RCVBUFFORCE`, which
 //! works only for root outside of a user namespace.
 

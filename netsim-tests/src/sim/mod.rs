@@ -5,7 +5,7 @@
 //! anybody notices (reliable messages to the server, small datagrams between nodes), clocks that are not quite
 //! right. No thread, no socket, no clock, no entropy: a run depends on its seed alone, and repeats.
 //!
-//! [`Attempt`] is the common scenario, [`soak`] runs many; a [`Fleet`] goes through misfortunes; [`World`] is for everything
+//! [`Attempt`] is the common scenario, [`soak()`] runs many; a [`Fleet`] goes through misfortunes; [`World`] is for everything
 //! else. After every event the rules
 //! of [`Rule`] are checked; a broken one ends the run with the seed and the command that repeats it.
 
