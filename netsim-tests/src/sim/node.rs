@@ -380,8 +380,11 @@ impl Node {
             Event::Source { link, socket, remote } => {
                 self.sources.insert((*socket, *remote), *link);
             }
-            Event::SourceGone { socket, remote, .. } => {
-                self.sources.remove(&(*socket, *remote));
+            Event::SourceGone { link, socket, remote } => {
+                let place = (*socket, *remote);
+                if self.sources.get(&place) == Some(link) {
+                    self.sources.remove(&place);
+                }
             }
             Event::Path { link, path, after } => {
                 if let Some(state) = self.links.get_mut(link) {
