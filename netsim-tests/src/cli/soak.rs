@@ -177,6 +177,7 @@ fn is_over(arguments: &SoakArgs, begun: Instant) -> bool {
     limit.is_some_and(|limit| begun.elapsed() > limit)
 }
 
+/// Says what it came to; of fleets every pair that met in the end counts as an attempt.
 fn conclude(tally: &Tally, took: Duration, json: bool) -> io::Result<()> {
     let ms = |share| tally.to_direct(share).map(|time| time.as_millis());
     let (runs, direct) = (tally.runs, tally.direct);
@@ -199,11 +200,13 @@ fn conclude(tally: &Tally, took: Duration, json: bool) -> io::Result<()> {
             "to direct      {p50} ms median, {p95} ms 95 %, {p99} ms 99 %"
         ))?;
     }
-    say(format_args!(
-        "probes         {} at most by one side",
-        tally.probes_max
-    ))?;
-    say(format_args!("nat entries    {} at most", tally.nat_entries_max))?;
+    if tally.probes_max > 0 {
+        say(format_args!(
+            "probes         {} at most by one side",
+            tally.probes_max
+        ))?;
+        say(format_args!("nat entries    {} at most", tally.nat_entries_max))?;
+    }
     say(format_args!(
         "virtual time   {:.0} s",
         tally.virtual_time.as_secs_f64()

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use knothole_proto::addr::{Reach, canonical};
 use knothole_proto::connector::{Event, LinkId};
-use knothole_proto::id::SessionId;
+use knothole_proto::id::{SessionId, SessionTag};
 use knothole_proto::path::{Path, SocketId};
+use knothole_proto::wire::probe::session_of;
 use knothole_proto::wire::{Introduction, Kind};
 
 use super::topology::HostId;
@@ -22,6 +23,15 @@ const UNATTESTED_PROBES_MAX: u32 = 2;
 
 /// Probes per destination address and round that an attested address may get before it answers.
 const ATTESTED_PROBES_MAX: u32 = 64;
+
+/// Probes to one IP address in a minute while it does not answer: claimed by somebody, and attested by the server (P4).
+const UNATTESTED_MINUTE_MAX: u32 = 60;
+
+/// See [`UNATTESTED_MINUTE_MAX`].
+const ATTESTED_MINUTE_MAX: u32 = 600;
+
+/// The window of [`UNATTESTED_MINUTE_MAX`].
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// Application data may leave on a path so long after the last sign of the peer from there (RFC 7675 section 5.1).
 const CONSENT: Duration = Duration::from_secs(30);
@@ -98,8 +108,10 @@ struct NodeChecks {
     seen_as: BTreeMap<(SocketId, SocketAddr), (HostId, SocketAddr)>,
     /// Addresses that the server attested in the latest round of each session.
     attested: BTreeMap<SessionId, BTreeSet<IpAddr>>,
-    /// Probes to each address since the introduction that named it, while nothing genuine came from there.
-    unanswered: BTreeMap<SocketAddr, u32>,
+    /// Probes of each session to each address since the latest introduction, while nothing genuine came from there.
+    unanswered: BTreeMap<(SessionTag, SocketAddr), u32>,
+    /// Probes to each IP address in the minute that began then, while nothing genuine came from there.
+    minutes: BTreeMap<IpAddr, (Duration, u32)>,
     /// Datagrams that came from each address, whoever made them: each may be answered once (P2).
     came: BTreeMap<SocketAddr, u32>,
     closed: BTreeSet<LinkId>,
@@ -129,22 +141,12 @@ impl Checks {
         match Kind::of(bytes) {
             Kind::Probe => {
                 *self.probes_sent.entry(host).or_default() += 1;
-                if heard.is_some() {
-                    return Ok(());
+                match heard {
+                    Some(_) => Ok(()),
+                    None => node
+                        .probes(to, bytes, now)
+                        .map_err(|what| violation(Rule::ProbeBudget, now, host, what)),
                 }
-                let attested = node.attested.values().any(|ips| ips.contains(&to.ip()));
-                let unasked = if attested {
-                    ATTESTED_PROBES_MAX
-                } else {
-                    UNATTESTED_PROBES_MAX
-                };
-                let max = unasked + node.came.get(&to).copied().unwrap_or(0);
-                let count = node.unanswered.entry(to).or_default();
-                *count += 1;
-                if *count > max {
-                    return broken(Rule::ProbeBudget, format!("probe {count} of {max} to {to}"));
-                }
-                Ok(())
             }
             Kind::Quic => match heard {
                 Some((_, at)) if now <= at + CONSENT => Ok(()),
@@ -170,7 +172,8 @@ impl Checks {
     ) {
         let node = self.nodes.entry(host).or_default();
         node.heard.insert((socket, from), (origin, now));
-        node.unanswered.remove(&from);
+        node.unanswered.retain(|(_, to), _| *to != from);
+        node.minutes.remove(&from.ip());
         let sender = self.nodes.entry(origin).or_default();
         sender.seen_as.insert((origin_socket, addressed), (host, from));
     }
@@ -208,7 +211,8 @@ impl Checks {
             .collect();
         node.attested.insert(introduction.session, ips);
         // Another round is another introduction, with a budget of its own.
-        node.unanswered.clear();
+        let tag = introduction.session.tag();
+        node.unanswered.retain(|(session, _), _| *session != tag);
     }
 
     /// A connector says something.
@@ -283,6 +287,41 @@ impl Checks {
     /// Probes that a node has sent so far.
     pub(super) fn probes_sent(&self, host: HostId) -> u32 {
         self.probes_sent.get(&host).copied().unwrap_or(0)
+    }
+}
+
+impl NodeChecks {
+    /// Counts a probe to an address that has not answered.
+    fn probes(&mut self, to: SocketAddr, bytes: &[u8], now: Duration) -> Result<(), String> {
+        let attested = self.attested.values().any(|ips| ips.contains(&to.ip()));
+        let (schedule, minute) = if attested {
+            (ATTESTED_PROBES_MAX, ATTESTED_MINUTE_MAX)
+        } else {
+            (UNATTESTED_PROBES_MAX, UNATTESTED_MINUTE_MAX)
+        };
+        let came = self.came.get(&to).copied().unwrap_or(0);
+        let tag = session_of(bytes).ok_or("not a probe")?;
+        let count = self.unanswered.entry((tag, to)).or_default();
+        *count += 1;
+        if *count > schedule + came {
+            return Err(format!(
+                "probe {count} of {} to {to} in one round",
+                schedule + came
+            ));
+        }
+        let (begun, count) = self.minutes.entry(to.ip()).or_insert((now, 0));
+        if now >= *begun + MINUTE {
+            (*begun, *count) = (now, 0);
+        }
+        *count += 1;
+        if *count > minute + came {
+            return Err(format!(
+                "probe {count} of {} to {} in a minute",
+                minute + came,
+                to.ip()
+            ));
+        }
+        Ok(())
     }
 }
 
