@@ -16,10 +16,20 @@ impl PunchAgent {
         if self.used.is_none() {
             self.lock(index, now);
             self.choices = Some(Choices { base: now, next: 0 });
-        } else if !self.is_used(index) && self.role == Role::Callee && claimed {
-            self.lock(index, now);
-        } else if newly && !self.is_used(index) && self.choices.as_ref().and_then(Choices::due).is_none() {
+            return;
+        }
+        if self.is_used(index) {
+            return;
+        }
+        if claimed && self.role == Role::Callee {
+            return self.lock(index, now);
+        }
+        if newly && self.choices.as_ref().and_then(Choices::due).is_none() {
             self.choices = Some(Choices { base: now, next: 0 });
+        }
+        if claimed {
+            // The peer is on another path, perhaps because it changed its network: does the one from here still live?
+            self.handle_doubt(now);
         }
     }
 
