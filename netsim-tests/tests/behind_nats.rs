@@ -27,9 +27,18 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(5, 5, 5, 1);
 /// Longest wait for anything; generous, because tests share two cores.
 const SOON: Duration = Duration::from_secs(30);
 
+/// The kind of a host that is in two networks, with a public address in each.
+const TWO_NETWORKS: &str = "two networks";
+
+/// Its addresses; the first is the one it uses.
+const NETWORKS: [Ipv4Addr; 2] = [Ipv4Addr::new(7, 7, 7, 7), Ipv4Addr::new(7, 7, 8, 8)];
+
 /// A lab with a server and two hosts behind NATs of these kinds; `None` where namespaces cannot be made.
 fn lab(a: &str, b: &str) -> Option<Lab> {
     let behind = |name: &str, lan: [u8; 4]| {
+        if name == TWO_NETWORKS {
+            return HostSpec::public(NETWORKS);
+        }
         HostSpec::behind(
             kind(name).expect("a known kind").chain(&[IpAddr::V4(SERVER)]),
             IpAddr::from(lan),
@@ -363,4 +372,34 @@ fn a_server_that_falls_silent_is_missed_within_35_seconds_and_found_again() {
         });
         let _gone = end_server.send(());
     });
+}
+
+#[test]
+fn either_side_may_leave_its_network_for_another_and_talks_on_within_seconds() {
+    for (side, kinds) in [
+        ("a", [TWO_NETWORKS, "port-restricted"]),
+        ("b", ["port-restricted", TWO_NETWORKS]),
+    ] {
+        for policy in [PathPolicy::Auto, PathPolicy::RelayOnly] {
+            let Some(lab) = lab(kinds[0], kinds[1]) else {
+                return;
+            };
+            meet(&lab, policy, async |connection| {
+                if policy == PathPolicy::Auto {
+                    until_direct(&connection).await;
+                }
+                let stall = longest_stall(&connection, async || {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    let host = lab.host(side).expect("a host");
+                    host.remove_address(NETWORKS[0].into()).expect("its address");
+                    tokio::time::sleep(Duration::from_secs(5)).await;
+                })
+                .await;
+                println!("{side} left its network, {policy:?}: longest stall {stall:?}");
+                assert!(stall < Duration::from_secs(3), "{side}, {policy:?}: {stall:?}");
+                let direct = connection.path().borrow().path.is_direct();
+                assert_eq!(direct, policy == PathPolicy::Auto);
+            });
+        }
+    }
 }

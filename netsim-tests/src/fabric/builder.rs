@@ -14,7 +14,7 @@ use super::network::{Access, CORE, Hop, Host, Nat, Network, Realm};
 use super::stats::HostStats;
 
 /// The interface of every host.
-const INTERFACE: &str = "eth0";
+pub(super) const INTERFACE: &str = "eth0";
 
 /// Its MTU in bytes: Ethernet's.
 const MTU: u32 = 1500;
@@ -364,10 +364,14 @@ impl Plan {
     }
 }
 
+/// How long the network part of an address is.
+pub(super) fn prefix_len(ip: IpAddr) -> u8 {
+    if ip.is_ipv4() { V4_PREFIX } else { V6_PREFIX }
+}
+
 /// Gives a namespace its device and its addresses.
 fn attach(namespace: &Namespace, addresses: &[IpAddr], offload: bool) -> Result<Tun, LabError> {
-    let prefix = |ip: &IpAddr| if ip.is_ipv4() { V4_PREFIX } else { V6_PREFIX };
-    let prefixed: Vec<_> = addresses.iter().map(|ip| (*ip, prefix(ip))).collect();
+    let prefixed: Vec<_> = addresses.iter().map(|ip| (*ip, prefix_len(*ip))).collect();
     namespace.run(|| {
         let tun = open_tun(INTERFACE, offload).map_err(LabError::Tun)?;
         let spec = InterfaceSpec {

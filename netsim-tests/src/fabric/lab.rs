@@ -4,9 +4,9 @@ use std::net::IpAddr;
 use std::process::{Child, Command};
 
 use crate::nat::{NatBox, UdpPolicy};
-use crate::netns::{LabError, Namespace};
+use crate::netns::{LabError, Namespace, remove_address};
 
-use super::builder::{AccessLink, LabBuilder};
+use super::builder::{AccessLink, INTERFACE, LabBuilder, prefix_len};
 use super::engine::Engine;
 use super::network::{Hop, Network};
 use super::stats::{LabStats, LinkPairStats, NatReport};
@@ -201,6 +201,17 @@ impl HostHandle<'_> {
     /// [`LabError::Enter`].
     pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> Result<R, LabError> {
         self.namespace().run(work)
+    }
+
+    /// Takes one of its addresses away, as when a machine leaves a network. What it sends from then on has the next
+    /// address of the family as its source; the two should be of different /24 or /64 networks, because the kernel takes
+    /// away a network as a whole.
+    ///
+    /// # Errors
+    ///
+    /// [`LabError::Configure`] if it has no such address, [`LabError::Enter`].
+    pub fn remove_address(&self, ip: IpAddr) -> Result<(), LabError> {
+        self.run(|| remove_address(INTERFACE, ip, prefix_len(ip)))?
     }
 
     fn parts(&self) -> &HostParts {

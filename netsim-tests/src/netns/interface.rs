@@ -56,6 +56,16 @@ pub(crate) fn configure(spec: &InterfaceSpec<'_>) -> Result<(), LabError> {
     Ok(())
 }
 
+/// Takes an address away from the interface.
+pub(crate) fn remove_address(name: &str, ip: IpAddr, prefix: u8) -> Result<(), LabError> {
+    let mut netlink = Netlink::open().map_err(|source| failure("netlink", source))?;
+    let message = match address(index_of(name)?, ip, prefix) {
+        RouteNetlinkMessage::NewAddress(message) => RouteNetlinkMessage::DelAddress(message),
+        other => other,
+    };
+    netlink.ask("address", message)
+}
+
 /// Kernel settings of the namespace. IPv6 addresses must work at once (no duplicate address detection), and no address
 /// must appear that the lab did not give.
 fn settings(name: &str, has_v6: bool) -> Result<(), LabError> {
@@ -150,7 +160,8 @@ impl Netlink {
         self.sequence += 1;
         let mut header = NetlinkHeader::default();
         header.flags = match message {
-            RouteNetlinkMessage::SetLink(_) => NLM_F_REQUEST | NLM_F_ACK,
+            // The flags of creation mean other things in a deletion.
+            RouteNetlinkMessage::SetLink(_) | RouteNetlinkMessage::DelAddress(_) => NLM_F_REQUEST | NLM_F_ACK,
             _ => NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL,
         };
         header.sequence_number = self.sequence;

@@ -20,5 +20,5 @@ pub use namespace::Namespace;
 pub use probe::{Probe, probe};
 pub use userns::become_lab_root;
 
-pub(crate) use interface::{InterfaceSpec, configure};
+pub(crate) use interface::{InterfaceSpec, configure, remove_address};
 pub(crate) use sys::{Tun, open_tun};
