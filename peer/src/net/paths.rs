@@ -92,7 +92,7 @@ impl LinkPath {
         }
     }
 
-    /// A datagram came in from one of the link's own addresses.
+    /// A datagram came in on the direct path.
     pub(crate) fn note_received(&self) {
         if !self.received.load(Ordering::Relaxed) {
             self.received.store(true, Ordering::Relaxed);
@@ -125,6 +125,14 @@ impl Tables {
 
     pub(crate) fn source(&self, socket: SocketId, from: SocketAddr) -> Option<&LinkPath> {
         self.sources.get(&(socket, from)).map(AsRef::as_ref)
+    }
+
+    /// Do the link's datagrams go straight there from that socket?
+    pub(crate) fn is_used(&self, path: &LinkPath, socket: SocketId, remote: SocketAddr) -> bool {
+        let used = Route::Direct { socket, remote };
+        self.links
+            .get(&path.link)
+            .is_some_and(|(_, route)| *route == used)
     }
 
     pub(crate) fn channel(&self, channel: ChannelId) -> Option<&LinkPath> {

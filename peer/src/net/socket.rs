@@ -201,7 +201,7 @@ impl PathSocket {
             });
             match sorted.head {
                 Some(run) => {
-                    if let Some(path) = origin.link {
+                    if let Some(path) = origin.link.filter(|_| origin.in_use) {
                         path.note_received();
                     }
                     describe(meta, run);
@@ -327,6 +327,8 @@ struct Origin<'a> {
     from: SocketAddr,
     /// The link that its source belongs to.
     link: Option<&'a LinkPath>,
+    /// Is its source where that link's own datagrams go? What comes from elsewhere says nothing about that path.
+    in_use: bool,
     /// The address under which quinn gets its QUIC; `None` for strangers.
     quic_as: Option<SocketAddr>,
     /// Is it the server's end of the relay?
@@ -341,6 +343,7 @@ impl<'a> Origin<'a> {
             socket,
             from,
             link,
+            in_use: link.is_some_and(|path| tables.is_used(path, socket, from)),
             quic_as: link.map(LinkPath::virtual_addr).or(server),
             relay: tables.relay() == Some(from),
         }
