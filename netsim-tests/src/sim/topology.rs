@@ -85,7 +85,7 @@ pub(super) enum Hop {
     In(NetId),
 }
 
-/// What became of a packet for now.
+/// What became of a packet in one step of its way.
 #[derive(Debug)]
 pub(super) enum Step {
     /// It is at this host.

@@ -234,16 +234,15 @@ mod tests {
     use super::*;
     use crate::testing::epoch;
 
+    fn offered(now: Instant) -> Pair {
+        let remote = "5.5.5.5:5".parse().unwrap();
+        Pair::offered(SocketId::V4, remote, How::Punched, true, now)
+    }
+
     #[test]
     fn a_nonce_proves_once_and_not_for_ever() {
         let now = epoch();
-        let mut pair = Pair::offered(
-            SocketId::V4,
-            "5.5.5.5:5".parse().unwrap(),
-            How::Punched,
-            true,
-            now,
-        );
+        let mut pair = offered(now);
         pair.sent(7, true, now);
         pair.sent(8, true, now);
         assert!(!pair.take_echo(0, now));
@@ -257,13 +256,7 @@ mod tests {
     #[test]
     fn a_measured_round_trip_replaces_one_with_a_pause_in_it() {
         let now = epoch();
-        let mut pair = Pair::offered(
-            SocketId::V4,
-            "5.5.5.5:5".parse().unwrap(),
-            How::Punched,
-            true,
-            now,
-        );
+        let mut pair = offered(now);
         pair.sent(1, false, now);
         assert!(pair.take_echo(1, now + Duration::from_millis(20)));
         pair.sent(2, true, now);
