@@ -2,16 +2,26 @@
 //!
 //! Every world is held against it: a simulation or a real network in which a pair that must become direct stays on the relay
 //! has a bug, and so has one in which a pair that cannot becomes direct. It knows RFC 4787 behaviour and the plain
-//! technique (both sides send to each other's address at once); it runs nothing.
+//! technique (both sides send to each other's address at once, and answer to where packets come from); it runs nothing.
 
-use crate::nat::{Filtering, InputPolicy, Mapping, NatSpec, UdpPolicy};
+use std::net::IpAddr;
+use std::time::Duration;
 
-/// What two NATs allow.
+use crate::nat::{
+    FilterScope, Filtering, Hairpin, InputPolicy, Ipv6, Mapping, NatSpec, Pooling, Side, UdpPolicy,
+};
+
+/// Longest silence towards the server that a node allows itself, with room for a lost packet. A NAT that forgets
+/// sooner may show the peer an address that is no longer there.
+const LONGEST_SILENCE: Duration = Duration::from_secs(16);
+
+/// What two NATs allow. Ordered from the best to the worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Expect {
     /// A direct path comes about always.
     Must,
-    /// It depends on luck or timing: a port is guessed, or a packet must not come too early.
+    /// It depends on luck, timing or more than the plain technique: a port is guessed, a packet must not come too early, an
+    /// address is to be translated.
     May,
     /// No direct path is possible over UDP.
     Cannot,
@@ -29,22 +39,98 @@ impl Expect {
     }
 }
 
-/// What the NATs in front of two hosts, innermost first, allow. The hosts are at different sites.
+/// What the NATs in front of two hosts at different sites allow.
 #[must_use]
-pub fn expect(a: &[NatSpec], b: &[NatSpec]) -> Expect {
+pub fn expect(a: &Side, b: &Side) -> Expect {
+    let mut best = Expect::Cannot;
+    if a.families.v4 && b.families.v4 {
+        best = best.min(over_v4(&a.nats, &b.nats));
+    }
+    if a.families.v6 && b.families.v6 {
+        best = best.min(over_v6(&a.nats, &b.nats));
+    }
+    if translated(a, b) || translated(b, a) {
+        best = best.min(Expect::May);
+    }
+    best
+}
+
+/// What two hosts allow that have the NATs `common` in front of them together, innermost first, and behind these each
+/// its own. With no NAT of its own on either side they are on one network.
+#[must_use]
+pub fn expect_together(a: &Side, b: &Side, common: &[NatSpec]) -> Expect {
+    let Some(meeting) = common.first() else {
+        return expect(a, b);
+    };
+    // Inside the common NAT each knows the other's private address, which is of use where that is not hidden again.
+    let inside = if a.nats.is_empty() || b.nats.is_empty() {
+        expect(a, b)
+    } else {
+        Expect::Cannot
+    };
+    let with = |side: &Side| {
+        let nats = side.nats.iter().chain([meeting]).cloned().collect();
+        Side { nats, ..side.clone() }
+    };
+    let open = |side: &Side| {
+        side.nats
+            .iter()
+            .all(|nat| nat.filtering == Filtering::EndpointIndependent)
+    };
+    let by_hairpin = match meeting.hairpin {
+        Hairpin::External => expect(&with(a), &with(b)),
+        // The source is one that nobody has sent to.
+        Hairpin::Internal if open(a) && open(b) => expect(&with(a), &with(b)),
+        Hairpin::Internal | Hairpin::Off => Expect::Cannot,
+    };
+    inside.min(by_hairpin)
+}
+
+/// Does UDP pass between the host and the server at one of these addresses?
+#[must_use]
+pub fn reaches(side: &Side, servers: &[IpAddr]) -> bool {
+    let usable = |ip: &IpAddr| match ip {
+        IpAddr::V4(_) => side.families.v4,
+        IpAddr::V6(_) => side.families.v6,
+    };
+    let passes = |ip: &IpAddr| side.nats.iter().all(|nat| nat.udp.allows(*ip));
+    servers.iter().any(|ip| usable(ip) && passes(ip))
+}
+
+fn over_v4(a: &[NatSpec], b: &[NatSpec]) -> Expect {
     let (a, b) = (Chain::of(a), Chain::of(b));
     if !a.udp || !b.udp {
         return Expect::Cannot;
     }
     let through = match (a.stable, b.stable) {
         (true, true) => Expect::Must,
-        // The unstable side comes from a port that nobody foresaw; the stable side's filter must not mind ports.
-        (true, false) if a.ports_free => Expect::Must,
-        (false, true) if b.ports_free => Expect::Must,
+        (false, true) if b.lets_in(&a) => Expect::Must,
+        (true, false) if a.lets_in(&b) => Expect::Must,
+        (false, false) if a.lets_in(&b) || b.lets_in(&a) => Expect::Must,
         _ => Expect::May,
     };
-    let clash = (a.clash && !a.ports_free) || (b.clash && !b.ports_free);
-    if clash { through.max(Expect::May) } else { through }
+    if a.early || b.early || a.forgets || b.forgets {
+        through.max(Expect::May)
+    } else {
+        through
+    }
+}
+
+/// Nothing is translated; both firewalls open to the endpoints that are told.
+fn over_v6(a: &[NatSpec], b: &[NatSpec]) -> Expect {
+    let (a, b) = (Chain::of(a), Chain::of(b));
+    if a.udp && b.udp {
+        Expect::Must
+    } else {
+        Expect::Cannot
+    }
+}
+
+/// Can an IPv6-only host reach an IPv4 host through a translator, if its node makes up the address?
+fn translated(from: &Side, to: &Side) -> bool {
+    let translator = from.nats.iter().any(|nat| nat.ipv6 == Ipv6::Nat64);
+    let udp = Chain::of(&from.nats).udp && Chain::of(&to.nats).udp;
+    translator && udp && !from.families.v4 && to.families.v4
 }
 
 /// What matters about the NATs in front of one host, taken together.
@@ -53,35 +139,70 @@ struct Chain {
     udp: bool,
     /// Every NAT maps endpoint-independently: what the server saw is what the peer will see.
     stable: bool,
-    /// No filter looks at the remote port.
+    /// Packets leave from the address that the server saw, if not from the port.
+    fixed_address: bool,
+    /// Packets from any port of an address that was sent to pass at the endpoint that the server saw.
     ports_free: bool,
-    /// A packet that comes too early costs the port.
-    clash: bool,
+    /// Packets from anywhere pass there.
+    all_free: bool,
+    /// A packet that comes too early spoils something.
+    early: bool,
+    /// The endpoint that the server saw may be gone when it is wanted.
+    forgets: bool,
 }
 
 impl Chain {
     fn of(nats: &[NatSpec]) -> Self {
+        let stable = |nat: &NatSpec| nat.mapping == Mapping::EndpointIndependent;
+        let all_free = |nat: &NatSpec| nat.filtering == Filtering::EndpointIndependent;
+        let one_address = |nat: &NatSpec| nat.addresses <= 1 || nat.pooling == Pooling::Paired;
+        let by_address = |nat: &NatSpec| {
+            nat.filtering == Filtering::AddressDependent
+                && (stable(nat) || nat.filter_scope == FilterScope::Endpoint)
+        };
+        let spoils = |nat: &NatSpec| {
+            let trace = matches!(
+                nat.input,
+                InputPolicy::AcceptConntrackClash | InputPolicy::Blacklist { .. }
+            );
+            trace && !all_free(nat)
+        };
+        let forgets = |nat: &NatSpec| nat.unreplied_timeout.min(nat.stream_timeout) < LONGEST_SILENCE;
         Self {
             udp: nats.iter().all(|nat| nat.udp == UdpPolicy::Open),
-            stable: nats.iter().all(|nat| nat.mapping == Mapping::EndpointIndependent),
-            ports_free: nats
-                .iter()
-                .all(|nat| nat.filtering != Filtering::AddressAndPortDependent),
-            clash: nats
-                .iter()
-                .any(|nat| nat.input == InputPolicy::AcceptConntrackClash),
+            stable: nats.iter().all(stable),
+            fixed_address: nats.iter().all(|nat| stable(nat) || one_address(nat)),
+            ports_free: nats.iter().all(|nat| all_free(nat) || by_address(nat)),
+            all_free: nats.iter().all(all_free),
+            early: nats.iter().any(spoils),
+            forgets: nats.iter().any(forgets),
         }
+    }
+
+    /// Does a packet from a port that nobody foresaw pass at the endpoint that the server saw?
+    fn lets_in(&self, from: &Self) -> bool {
+        self.all_free || (self.ports_free && from.fixed_address)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nat::kind;
+    use crate::nat::{Families, easy_kinds, kind, kinds};
+
+    fn side(name: &str) -> Side {
+        kind(name).unwrap().side(&[])
+    }
 
     fn of(a: &str, b: &str) -> Expect {
-        let chain = |name| kind(name).unwrap().chain(&[]);
-        expect(&chain(a), &chain(b))
+        expect(&side(a), &side(b))
+    }
+
+    fn behind(nats: &[NatSpec]) -> Side {
+        Side {
+            nats: nats.to_vec(),
+            families: Families::V4,
+        }
     }
 
     #[test]
@@ -90,18 +211,100 @@ mod tests {
         assert_eq!(of("symmetric", "address-restricted"), Expect::Must);
         assert_eq!(of("full-cone", "symmetric"), Expect::Must);
         assert_eq!(of("open", "symmetric"), Expect::Must);
+        assert_eq!(of("symmetric-open", "symmetric"), Expect::Must);
         assert_eq!(of("symmetric", "port-restricted"), Expect::May);
         assert_eq!(of("symmetric", "symmetric"), Expect::May);
         assert_eq!(of("linux-input-accept", "port-restricted"), Expect::May);
+        assert_eq!(of("linux-input-reject", "port-restricted"), Expect::Must);
         assert_eq!(of("udp-server-only", "open"), Expect::Cannot);
+        assert_eq!(of("udp-blocked", "open"), Expect::Cannot);
+    }
+
+    #[test]
+    fn where_a_filter_remembers_decides_between_two_symmetric_nats() {
+        let by_mapping = NatSpec {
+            filter_scope: FilterScope::Mapping,
+            ..side("symmetric-address").nats[0].clone()
+        };
+        assert_eq!(of("symmetric-address", "symmetric-address"), Expect::Must);
+        assert_eq!(
+            expect(
+                &behind(std::slice::from_ref(&by_mapping)),
+                &behind(&[by_mapping.clone()])
+            ),
+            Expect::May
+        );
+    }
+
+    #[test]
+    fn a_symmetric_nat_with_changing_addresses_needs_an_open_filter() {
+        let pool = NatSpec {
+            addresses: 4,
+            pooling: Pooling::Arbitrary,
+            ..side("symmetric").nats[0].clone()
+        };
+        assert_eq!(
+            expect(&behind(&[pool.clone()]), &side("address-restricted")),
+            Expect::May
+        );
+        assert_eq!(expect(&behind(&[pool]), &side("full-cone")), Expect::Must);
+    }
+
+    #[test]
+    fn two_hosts_meet_in_a_family_that_both_have() {
+        assert_eq!(of("ipv6-firewall", "ipv6-firewall"), Expect::Must);
+        assert_eq!(of("ipv6-firewall", "dual-stack"), Expect::Must);
+        assert_eq!(of("ipv6-firewall", "port-restricted"), Expect::Cannot);
+        assert_eq!(of("dual-stack", "symmetric"), Expect::May);
+        assert_eq!(of("nat64", "port-restricted"), Expect::May);
+        assert_eq!(of("nat64", "ipv6-firewall"), Expect::Must);
+    }
+
+    #[test]
+    fn behind_a_common_nat_it_is_the_hairpin_that_counts() {
+        let (host, home) = (behind(&[]), side("port-restricted"));
+        let cgn = |hairpin| {
+            [NatSpec {
+                hairpin,
+                ..side("full-cone").nats[0].clone()
+            }]
+        };
+        let (off, internal, external) = (cgn(Hairpin::Off), cgn(Hairpin::Internal), cgn(Hairpin::External));
+        assert_eq!(expect_together(&host, &host, &off), Expect::Must);
+        assert_eq!(expect_together(&host, &home, &off), Expect::Must);
+        assert_eq!(expect_together(&home, &home, &off), Expect::Cannot);
+        assert_eq!(expect_together(&home, &home, &internal), Expect::Cannot);
+        assert_eq!(expect_together(&home, &home, &external), Expect::Must);
+        let open = side("full-cone");
+        assert_eq!(expect_together(&open, &open, &internal), Expect::Must);
+    }
+
+    #[test]
+    fn the_server_is_reached_in_a_family_of_the_host_that_the_firewall_lets_through() {
+        let servers: [IpAddr; 2] = ["5.5.5.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
+        let reach = |name: &str| reaches(&kind(name).unwrap().side(&servers), &servers);
+        assert!(reach("port-restricted") && reach("ipv6-firewall") && reach("udp-server-only"));
+        assert!(!reach("udp-blocked") && !reach("http-proxy-only"));
+        assert!(!reaches(&side("ipv6-firewall"), &servers[..1]));
     }
 
     #[test]
     fn it_does_not_matter_which_side_is_which() {
-        let kinds = crate::nat::kinds();
-        for a in kinds {
-            for b in kinds {
+        for a in kinds() {
+            for b in kinds() {
                 assert_eq!(of(a.name, b.name), of(b.name, a.name), "{} {}", a.name, b.name);
+            }
+        }
+    }
+
+    #[test]
+    fn every_pair_of_easy_kinds_must_become_direct() {
+        let easy: Vec<&str> = easy_kinds().map(|kind| kind.name).collect();
+        assert!(easy.len() > 8 && easy.contains(&"full-cone") && easy.contains(&"home-behind-cgn"));
+        assert!(!easy.contains(&"symmetric") && !easy.contains(&"linux-input-accept"));
+        for a in &easy {
+            for b in &easy {
+                assert_eq!(of(a, b), Expect::Must, "{a} {b}");
             }
         }
     }

@@ -357,7 +357,7 @@ fn a_server_that_falls_silent_is_missed_within_35_seconds_and_found_again() {
                 .await
                 .expect("a registers");
             let mut events = node.events();
-            lab.set_udp_policy("a", UdpPolicy::Blocked).expect("a NAT");
+            lab.set_udp_policy("a", UdpPolicy::Blocked(None)).expect("a NAT");
             let begun = Instant::now();
             let lost = async { while events.recv().await.expect("an event") != NodeEvent::ServerLost {} };
             let lost = tokio::time::timeout(Duration::from_secs(35), lost).await;

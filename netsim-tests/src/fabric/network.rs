@@ -193,7 +193,7 @@ impl Network {
         let (at, flow) = match gateway.nat.outbound(flow, now) {
             Verdict::Forward(flow) => (gateway.access.map_or(At::Realm(gateway.outside), At::Up), flow),
             Verdict::Hairpin(flow) => (At::Realm(gateway.inside), flow),
-            Verdict::Drop(_) => return self.pool.give(packet.into_buffer()),
+            Verdict::Drop(_) | Verdict::Reject(..) => return self.pool.give(packet.into_buffer()),
         };
         packet.rewrite(&flow);
         self.work.push_back((at, packet));

@@ -35,8 +35,12 @@ impl PortPicker {
     ) -> Option<u16> {
         match allocation {
             PortAllocation::Preserving if inside != 0 && free(inside) => Some(inside),
-            PortAllocation::Preserving | PortAllocation::Random => self.random(free),
-            PortAllocation::Counter { step } => self.count(step.max(1), free),
+            PortAllocation::Preserving | PortAllocation::Random | PortAllocation::Block { .. } => {
+                self.random(free)
+            }
+            PortAllocation::Counter { step, .. } | PortAllocation::PreserveThenCounter { step } => {
+                self.count(step.max(1), free)
+            }
         }
     }
 

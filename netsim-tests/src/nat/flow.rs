@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use super::spec::Refusal;
+
 /// Transport protocols that a [`NatBox`](super::NatBox) follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Proto {
@@ -44,8 +46,10 @@ pub enum Verdict {
     Forward(Flow),
     /// It came from inside and goes back inside with these addresses.
     Hairpin(Flow),
-    /// It ends here.
+    /// It ends here without a sign.
     Drop(DropReason),
+    /// It ends here, and its sender is told.
+    Reject(DropReason, Refusal),
 }
 
 /// Why a packet ended at a NAT.
@@ -59,6 +63,12 @@ pub enum DropReason {
     HairpinOff,
     /// UDP that the box does not let pass.
     UdpBlocked,
+    /// TCP or ICMP that the box does not let pass.
+    TcpBlocked,
+    /// Inbound from an endpoint that sent something unsolicited before ([`InputPolicy::Blacklist`]).
+    ///
+    /// [`InputPolicy::Blacklist`]: super::InputPolicy::Blacklist
+    Barred,
     /// A new session while the table is full.
     TableFull,
     /// A new mapping while no external port is free.
@@ -67,11 +77,13 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of [`DropReason::index`].
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::NoMapping,
         Self::Filtered,
         Self::HairpinOff,
         Self::UdpBlocked,
+        Self::TcpBlocked,
+        Self::Barred,
         Self::TableFull,
         Self::PortsExhausted,
     ];
@@ -84,8 +96,10 @@ impl DropReason {
             Self::Filtered => 1,
             Self::HairpinOff => 2,
             Self::UdpBlocked => 3,
-            Self::TableFull => 4,
-            Self::PortsExhausted => 5,
+            Self::TcpBlocked => 4,
+            Self::Barred => 5,
+            Self::TableFull => 6,
+            Self::PortsExhausted => 7,
         }
     }
 
@@ -97,6 +111,8 @@ impl DropReason {
             Self::Filtered => "filtered",
             Self::HairpinOff => "hairpin-off",
             Self::UdpBlocked => "udp-blocked",
+            Self::TcpBlocked => "tcp-blocked",
+            Self::Barred => "barred",
             Self::TableFull => "table-full",
             Self::PortsExhausted => "ports-exhausted",
         }

@@ -14,6 +14,9 @@ mod state;
 mod tests;
 
 pub use flow::{DropReason, Flow, NatStats, Proto, Verdict};
-pub use kinds::{NatKind, kind, kinds};
+pub use kinds::{Families, Kernel, NatKind, PROXY, Side, easy_kinds, kind, kinds};
 pub use nat_box::NatBox;
-pub use spec::{Filtering, Hairpin, InputPolicy, Mapping, NatSpec, PortAllocation, UdpPolicy};
+pub use spec::{
+    FilterScope, Filtering, Hairpin, InputPolicy, Ipv6, Mapping, NAT64_PREFIX, NatSpec, Pooling,
+    PortAllocation, Refusal, TcpPolicy, UdpPolicy,
+};

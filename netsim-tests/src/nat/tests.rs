@@ -47,7 +47,7 @@ fn arrives(
             assert_eq!(flow.src, src, "a NAT keeps the source of an inbound packet");
             Ok(flow.dst)
         }
-        Verdict::Drop(reason) => Err(reason),
+        Verdict::Drop(reason) | Verdict::Reject(reason, _) => Err(reason),
         Verdict::Hairpin(flow) => panic!("inbound packets never hairpin: {flow:?}"),
     }
 }
@@ -289,7 +289,7 @@ fn two_hosts_with_one_source_port_get_two_external_ports() {
 fn counted_ports_follow_one_another_at_the_given_step() {
     let mut nat = boxed(NatSpec {
         mapping: Mapping::AddressAndPortDependent,
-        ports: PortAllocation::Counter { step: 2 },
+        ports: PortAllocation::Counter { step: 2, foreign: 0 },
         ..NatSpec::default()
     });
     let now = Instant::now();
@@ -524,7 +524,7 @@ fn udp_goes_only_where_the_policy_lets_it() {
         matches!(nat.outbound(tcp, now), Verdict::Forward(_)),
         "TCP is another matter"
     );
-    nat.set_udp(UdpPolicy::Blocked);
+    nat.set_udp(UdpPolicy::Blocked(None));
     assert_eq!(
         arrives(&mut nat, server(), external, now),
         Err(DropReason::UdpBlocked)

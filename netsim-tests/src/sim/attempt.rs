@@ -10,7 +10,7 @@ use knothole_proto::seed::Seed;
 use knothole_proto::wire::PathPolicy;
 
 use super::app::TrafficStats;
-use super::build::{NodeSpec, SERVER_IP};
+use super::build::{NodeSpec, SERVER_IP, SERVER_IP6};
 use super::check::{Rule, Violation};
 use super::clock::epoch;
 use super::server::ServerSpec;
@@ -18,12 +18,18 @@ use super::stranger::Mischief;
 use super::topology::HostId;
 use super::weather::Weather;
 use super::world::World;
-use crate::nat::NatKind;
-use crate::oracle::{Expect, expect};
+use crate::nat::{NatKind, Side};
+use crate::oracle::{Expect, expect, reaches};
 
 /// Registration takes two round trips, and under heavy loss a long time: when packets are lost in runs and repetitions
 /// come every 8 s, one run can last for minutes.
 const REGISTER_WITHIN: Duration = Duration::from_secs(300);
+
+/// How long a side is watched that cannot reach the server: several of its repetitions.
+const OUT_FOR: Duration = Duration::from_secs(20);
+
+/// The server's addresses, one of each family.
+const SERVERS: [IpAddr; 2] = [SERVER_IP, SERVER_IP6];
 
 /// What the nodes know by then: the clock (three exchanges 100 ms apart) and the NAT.
 const SETTLE: Duration = Duration::from_millis(700);
@@ -63,11 +69,13 @@ pub struct Attempt {
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
+    /// Were both sides admitted by the server and introduced to each other?
+    pub met: bool,
     /// Do both sides send straight to each other?
     pub direct: bool,
     /// From the wish to connect until both sides did.
     pub to_direct: Option<Duration>,
-    /// From the wish to connect until the first application data arrived at the callee, by whatever path.
+    /// Where each side's traffic ran in the end.
     pub paths: [Option<Path>; 2],
     /// Probes that each side sent.
     pub probes: [u32; 2],
@@ -129,7 +137,14 @@ impl Attempt {
     /// What the two NATs allow.
     #[must_use]
     pub fn expect(&self) -> Expect {
-        expect(&self.a.chain(&[SERVER_IP]), &self.b.chain(&[SERVER_IP]))
+        let [a, b] = self.sides();
+        expect(&a, &b)
+    }
+
+    /// Does each side's network let it talk to the server?
+    #[must_use]
+    pub fn reaches(&self) -> [bool; 2] {
+        self.sides().map(|side| reaches(&side, &SERVERS))
     }
 
     /// Runs it.
@@ -165,6 +180,10 @@ impl Attempt {
     fn play(&self, world: &mut World) -> Result<Outcome, Violation> {
         let [a, b] = self.build(world)?;
         world.pair(a, b)?;
+        let reaches = self.reaches();
+        if reaches.contains(&false) {
+            return self.stay_out(world, [a, b], reaches);
+        }
         let ready = |world: &World| world.is_registered(a) && world.is_registered(b);
         if !world.run_until(REGISTER_WITHIN, ready)? {
             return Err(late(world, a, "registration takes too long"));
@@ -183,7 +202,27 @@ impl Attempt {
         }
         let to_direct = world.is_direct(a, b).then(|| world.now() - asked);
         self.judge(world, [a, b], expected)?;
-        Ok(outcome(world, [a, b], to_direct))
+        Ok(outcome(world, [a, b], to_direct, true))
+    }
+
+    /// A side whose network keeps the server from it is never admitted.
+    fn stay_out(
+        &self,
+        world: &mut World,
+        hosts: [HostId; 2],
+        reaches: [bool; 2],
+    ) -> Result<Outcome, Violation> {
+        world.run_for(OUT_FOR)?;
+        for (host, reaches) in hosts.into_iter().zip(reaches) {
+            if !reaches && world.is_registered(host) {
+                return Err(late(
+                    world,
+                    host,
+                    "registered through a network that lets no UDP pass",
+                ));
+            }
+        }
+        Ok(outcome(world, hosts, None, false))
     }
 
     /// The caller asks, again if no answer came, until both sides have a link.
@@ -203,16 +242,23 @@ impl Attempt {
         let (up, down) = self.weather.draw(&mut rng);
         world.add_server(ServerSpec::default(), up, down);
         let mut hosts = [HostId(0); 2];
-        let servers: [IpAddr; 1] = [SERVER_IP];
-        for (host, kind) in hosts.iter_mut().zip([self.a, self.b]) {
+        for (host, side) in hosts.iter_mut().zip(self.sides()) {
             let (up, down) = self.weather.draw(&mut rng);
-            let site = world.add_site(&kind.chain(&servers), up, down);
-            *host = world.add_node(site, NodeSpec::default())?;
+            let site = world.add_site(&side.nats, up, down);
+            let spec = NodeSpec {
+                families: side.families,
+                ..NodeSpec::default()
+            };
+            *host = world.add_node(site, spec)?;
         }
         if let Some(mischief) = self.stranger {
             world.let_stranger_in(mischief);
         }
         Ok(hosts)
+    }
+
+    fn sides(&self) -> [Side; 2] {
+        [self.a, self.b].map(|kind| kind.side(&SERVERS))
     }
 
     fn judge(&self, world: &mut World, [a, b]: [HostId; 2], expected: Expect) -> Result<(), Violation> {
@@ -270,8 +316,9 @@ fn late(world: &World, host: HostId, what: &str) -> Violation {
     super::check::violation(Rule::Liveness, world.now(), host, what.to_owned())
 }
 
-fn outcome(world: &World, [a, b]: [HostId; 2], to_direct: Option<Duration>) -> Outcome {
+fn outcome(world: &World, [a, b]: [HostId; 2], to_direct: Option<Duration>, met: bool) -> Outcome {
     Outcome {
+        met,
         direct: to_direct.is_some(),
         to_direct,
         paths: [world.path(a, b), world.path(b, a)],

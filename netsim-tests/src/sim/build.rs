@@ -18,12 +18,13 @@ use super::server::{Server, ServerSpec};
 use super::topology::{HostId, INTERNET, Links, NetId};
 use super::world::{HostRole, World};
 use crate::link::{Link, LinkSpec};
-use crate::nat::{NatBox, NatSpec};
+use crate::nat::{Families, NatBox, NatSpec};
 
 /// Address of the server; the stranger and further servers are its neighbours.
 pub const SERVER_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1));
 
-pub(super) const SERVER_IP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1));
+/// Its IPv6 address.
+pub const SERVER_IP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1));
 
 /// The server's second port for STUN.
 const ALTERNATE_PORT: u16 = SERVER_PORT + 1;
@@ -51,8 +52,8 @@ pub struct NodeSpec {
     pub token: Option<Token>,
     /// May others be introduced to it?
     pub accepting: bool,
-    /// Has it IPv6?
-    pub ipv6: bool,
+    /// Which addresses it has.
+    pub families: Families,
     /// Port of its sockets.
     pub port: u16,
     /// Time between two pings on each link that it called; `None`: it is silent.
@@ -65,7 +66,7 @@ impl Default for NodeSpec {
             name: None,
             token: None,
             accepting: true,
-            ipv6: false,
+            families: Families::V4,
             port: 40_000,
             period: Some(Duration::from_millis(100)),
         }
@@ -103,14 +104,30 @@ impl World {
 
     /// A site behind these NATs, innermost first; none: its hosts have public addresses.
     pub fn add_site(&mut self, nats: &[NatSpec], up: LinkSpec, down: LinkSpec) -> SiteId {
+        self.add_site_in(INTERNET, nats, up, down)
+    }
+
+    /// A site whose outermost NAT stands in the network of another site: a home behind a carrier's NAT.
+    pub fn add_site_behind(
+        &mut self,
+        site: SiteId,
+        nats: &[NatSpec],
+        up: LinkSpec,
+        down: LinkSpec,
+    ) -> SiteId {
+        self.add_site_in(site.inner, nats, up, down)
+    }
+
+    fn add_site_in(&mut self, net: NetId, nats: &[NatSpec], up: LinkSpec, down: LinkSpec) -> SiteId {
         self.sites += 1;
         let number = self.sites;
         let mut links = Some(self.links("site", up, down));
-        let (mut parent, mut outer) = (INTERNET, None);
+        let (mut parent, mut outer) = (net, None);
         let layers = nats.len();
         for (layer, spec) in nats.iter().rev().enumerate() {
-            let external = if layer == 0 {
-                Ipv4Addr::new(198, 51, 100, number)
+            let external = if parent == INTERNET {
+                // A block of addresses for each, because some have several.
+                Ipv4Addr::new(198, 51, number, 100)
             } else {
                 // Between two NATs: carrier space (RFC 6598).
                 Ipv4Addr::new(100, 64, number, u8::try_from(layer).unwrap_or(u8::MAX))
@@ -125,7 +142,7 @@ impl World {
             outer.get_or_insert(parent);
         }
         if layers == 0 {
-            parent = self.topology.add_network(INTERNET, None, links.take());
+            parent = self.topology.add_network(net, None, links.take());
         }
         SiteId {
             inner: parent,
@@ -260,7 +277,7 @@ impl World {
         host: HostId,
         addresses: Addresses,
     ) -> Result<(), Violation> {
-        let all = [Some(addresses.v4), addresses.v6].into_iter().flatten();
+        let all = [addresses.v4, addresses.v6].into_iter().flatten();
         let local = all.map(|addr| {
             self.topology.add_address(site.inner, addr.ip(), host);
             Candidate {
@@ -281,7 +298,7 @@ impl World {
     /// The addresses that a node has at a site.
     pub(super) fn addresses(&self, site: SiteId, spec: &NodeSpec, host: HostId) -> Addresses {
         let low = u8::try_from(10 + host.0).unwrap_or(u8::MAX);
-        let public = site.inner == site.outer && self.topology.nat(site.outer).is_none();
+        let public = !self.topology.is_hidden(site.inner);
         let v4 = if public {
             Ipv4Addr::new(192, 0, 2, low)
         } else {
@@ -289,10 +306,16 @@ impl World {
         };
         let v6 = Ipv6Addr::new(0x2001, 0xdb8, u16::from(site.number), 0, 0, 0, 0, u16::from(low));
         Addresses {
-            v4: SocketAddr::new(IpAddr::V4(v4), spec.port),
-            v6: spec.ipv6.then(|| SocketAddr::new(IpAddr::V6(v6), spec.port)),
+            v4: spec
+                .families
+                .v4
+                .then(|| SocketAddr::new(IpAddr::V4(v4), spec.port)),
+            v6: spec
+                .families
+                .v6
+                .then(|| SocketAddr::new(IpAddr::V6(v6), spec.port)),
             server: SocketAddr::new(SERVER_IP, SERVER_PORT),
-            server_v6: Some(SocketAddr::new(SERVER_IP6, SERVER_PORT)),
+            server_v6: SocketAddr::new(SERVER_IP6, SERVER_PORT),
         }
     }
 

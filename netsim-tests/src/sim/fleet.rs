@@ -10,7 +10,7 @@ use knothole_proto::seed::{Rng, Seed};
 use knothole_proto::wire::PathPolicy;
 
 use super::attempt::Failure;
-use super::build::{NodeSpec, SERVER_IP, SiteId};
+use super::build::{NodeSpec, SERVER_IP, SERVER_IP6, SiteId};
 use super::check::{Rule, Violation, violation};
 use super::server::ServerSpec;
 use super::stranger::Mischief;
@@ -18,8 +18,8 @@ use super::topology::HostId;
 use super::weather::Weather;
 use super::world::World;
 use crate::link::{LinkSpec, Loss};
-use crate::nat::{NatSpec, UdpPolicy, kinds};
-use crate::oracle::{Expect, expect};
+use crate::nat::{Families, Side, UdpPolicy, kinds};
+use crate::oracle::{Expect, expect, reaches};
 
 /// Every node that lives is registered within this, once nothing is wrong any more (P10).
 const REGISTERED_WITHIN: Duration = Duration::from_secs(60);
@@ -66,7 +66,7 @@ pub struct Fleet {
 #[derive(Debug)]
 struct Place {
     site: SiteId,
-    nats: Vec<NatSpec>,
+    side: Side,
     links: (LinkSpec, LinkSpec),
 }
 
@@ -123,7 +123,11 @@ impl Fleet {
                 self.add_place()
             };
             let spec = NodeSpec {
-                ipv6: self.below(3) == 0,
+                families: if self.below(3) == 0 {
+                    Families::BOTH
+                } else {
+                    self.sites[place].side.families
+                },
                 port: u16::try_from(40_000 + index).unwrap_or(u16::MAX),
                 ..NodeSpec::default()
             };
@@ -146,12 +150,22 @@ impl Fleet {
     }
 
     fn add_place(&mut self) -> usize {
-        let kind = &kinds()[self.below(kinds().len())];
-        let nats = kind.chain(&[SERVER_IP]);
+        let side = self.habitable();
         let links = Weather::CALM.draw(&mut self.rng);
-        let site = self.world.add_site(&nats, links.0, links.1);
-        self.sites.push(Place { site, nats, links });
+        let site = self.world.add_site(&side.nats, links.0, links.1);
+        self.sites.push(Place { site, side, links });
         self.sites.len() - 1
+    }
+
+    /// A kind of place from which the server can be reached.
+    fn habitable(&mut self) -> Side {
+        let servers = [SERVER_IP, SERVER_IP6];
+        loop {
+            let side = kinds()[self.below(kinds().len())].side(&servers);
+            if reaches(&side, &servers) {
+                return side;
+            }
+        }
     }
 
     fn live(&mut self) -> Result<FleetOutcome, Violation> {
@@ -195,7 +209,9 @@ impl Fleet {
             5 => self.world.kill_server(self.server),
             6 => self.world.restart_server(self.server),
             7 => self.world.shut_server_down(self.server)?,
-            8 => self.world.set_udp(site, &UdpPolicy::OnlyTo([SERVER_IP].into())),
+            8 => self
+                .world
+                .set_udp(site, &UdpPolicy::OnlyTo([SERVER_IP, SERVER_IP6].into())),
             9 => self.forgive(place),
             10 => self.move_somebody()?,
             _ => self.stop_or_start()?,
@@ -205,7 +221,7 @@ impl Fleet {
 
     /// A site lets UDP pass as it did in the beginning.
     fn forgive(&mut self, place: usize) {
-        if let Some(outermost) = self.sites[place].nats.last() {
+        if let Some(outermost) = self.sites[place].side.nats.last() {
             let udp = outermost.udp.clone();
             self.world.set_udp(self.sites[place].site, &udp);
         }
@@ -333,7 +349,7 @@ impl Fleet {
 
     fn must_be_direct(&self, (one, two): (usize, usize)) -> bool {
         let [one, two] = [one, two].map(|index| self.nodes[index].place);
-        one == two || expect(&self.sites[one].nats, &self.sites[two].nats) == Expect::Must
+        one == two || expect(&self.sites[one].side, &self.sites[two].side) == Expect::Must
     }
 
     fn late(&self, host: HostId, what: &str) -> Violation {

@@ -53,7 +53,7 @@ impl World {
         let spec = home.spec.clone();
         let addresses = self.addresses(site, &spec, host);
         if let Some(before) = self.node(host).map(Node::addresses) {
-            for addr in [Some(before.v4), before.v6].into_iter().flatten() {
+            for addr in [before.v4, before.v6].into_iter().flatten() {
                 self.topology.remove_address(addr.ip(), host);
             }
         }

@@ -31,7 +31,7 @@ mod world;
 
 pub use app::TrafficStats;
 pub use attempt::{Attempt, Failure, Outcome};
-pub use build::{NodeSpec, SERVER_IP, SiteId};
+pub use build::{NodeSpec, SERVER_IP, SERVER_IP6, SiteId};
 pub use check::{Rule, Violation};
 pub use clock::epoch;
 pub use fleet::{Fleet, FleetOutcome};

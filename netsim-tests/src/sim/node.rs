@@ -45,13 +45,23 @@ pub(super) enum News {
     Unencodable(String),
 }
 
-/// Where a node's sockets are, and where its server is.
+/// Where a node's sockets are, at least one, and where its server is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Addresses {
-    pub(super) v4: SocketAddr,
+    pub(super) v4: Option<SocketAddr>,
     pub(super) v6: Option<SocketAddr>,
     pub(super) server: SocketAddr,
-    pub(super) server_v6: Option<SocketAddr>,
+    pub(super) server_v6: SocketAddr,
+}
+
+impl Addresses {
+    /// The socket and the address of the server that control connection and relay use: IPv4 where the node has it.
+    fn control(&self) -> (SocketId, SocketAddr) {
+        match self.v4 {
+            Some(_) => (SocketId::V4, self.server),
+            None => (SocketId::V6, self.server_v6),
+        }
+    }
 }
 
 /// One node.
@@ -213,7 +223,7 @@ impl Node {
     }
 
     fn receive_control(&mut self, from: SocketAddr, bytes: &[u8], now: Duration) {
-        if from == self.addresses.server {
+        if from == self.addresses.control().1 {
             let told = self.client.receive(bytes, now);
             self.hear(told, now);
         }
@@ -226,7 +236,7 @@ impl Node {
         let Some(link) = self.channels.get(&channel).copied() else {
             return;
         };
-        if from == self.addresses.server && authentic {
+        if from == self.addresses.control().1 && authentic {
             self.receive_app(link, Via::Relay, inner, now);
         }
     }
@@ -281,7 +291,8 @@ impl Node {
             (Path::Direct { socket, remote, .. }, _) => (Via::Direct, socket, remote, bytes),
             (Path::Relay(_), Some(channel)) => {
                 let frame = [relay::header(channel).as_slice(), &bytes].concat();
-                (Via::Relay, SocketId::V4, self.addresses.server, frame)
+                let (socket, server) = self.addresses.control();
+                (Via::Relay, socket, server, frame)
             }
             _ => return state.traffic.note_sent(None),
         };
@@ -309,9 +320,12 @@ impl Node {
         for told in told {
             match told {
                 Told::Up => {
-                    let v6 = self.addresses.v6.and(self.addresses.server_v6);
-                    let stun = [(SocketId::V4, self.addresses.server)].into_iter();
-                    let stun = stun.chain(v6.map(|server| (SocketId::V6, server))).collect();
+                    let Addresses {
+                        server, server_v6, ..
+                    } = self.addresses;
+                    let v4 = self.addresses.v4.map(|_| (SocketId::V4, server));
+                    let v6 = self.addresses.v6.map(|_| (SocketId::V6, server_v6));
+                    let stun = v4.into_iter().chain(v6).collect();
                     self.feed(Input::ControlUp { stun }, now);
                 }
                 Told::Down => self.feed(Input::ControlDown, now),

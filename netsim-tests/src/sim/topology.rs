@@ -252,6 +252,12 @@ impl Topology {
         }
     }
 
+    /// Is there a NAT between this network and the internet?
+    pub(super) fn is_hidden(&self, net: NetId) -> bool {
+        let way = std::iter::successors(Some(net), |net| self.parent(*net));
+        way.into_iter().any(|net| self.nat(net).is_some())
+    }
+
     /// The NAT at the gateway of a network.
     pub(super) fn nat(&self, net: NetId) -> Option<&NatBox> {
         self.networks[net.0].gateway.as_ref()?.nat.as_ref()
@@ -302,7 +308,7 @@ impl Topology {
         };
         match nat.inbound(packet.flow, now) {
             Verdict::Forward(flow) | Verdict::Hairpin(flow) => packet.flow = flow,
-            Verdict::Drop(reason) => return Err(Loss::Nat(reason)),
+            Verdict::Drop(reason) | Verdict::Reject(reason, _) => return Err(Loss::Nat(reason)),
         }
         Ok(())
     }
@@ -325,7 +331,7 @@ impl Topology {
                     packet.flow = flow;
                     return Ok(Leaving::At(net));
                 }
-                Verdict::Drop(reason) => return Err(Loss::Nat(reason)),
+                Verdict::Drop(reason) | Verdict::Reject(reason, _) => return Err(Loss::Nat(reason)),
             }
         }
         spend(packet, hops)?;

@@ -344,7 +344,7 @@ impl World {
         };
         let addresses = node.addresses();
         let src = match socket {
-            SocketId::V4 => Some(addresses.v4),
+            SocketId::V4 => addresses.v4,
             SocketId::V6 => addresses.v6,
             _ => None,
         };
@@ -440,7 +440,7 @@ impl World {
             }
             HostRole::Node(node) => {
                 let addresses = node.addresses();
-                if at != addresses.v4 && Some(at) != addresses.v6 {
+                if Some(at) != addresses.v4 && Some(at) != addresses.v6 {
                     self.lose(packet, "at a closed port");
                     return Ok(());
                 }

@@ -122,12 +122,13 @@ fn check_ports(lab: &Lab, observer: &Observer, allocation: PortAllocation) {
     match allocation {
         PortAllocation::Preserving => assert!(ports.iter().all(|port| *port == own)),
         PortAllocation::Random => assert!(ports.iter().any(|port| *port != own)),
-        PortAllocation::Counter { step } => {
+        PortAllocation::Counter { step, .. } => {
             assert!(
                 ports.windows(2).all(|pair| pair[1] == pair[0] + step),
                 "{ports:?}"
             );
         }
+        PortAllocation::Block { .. } | PortAllocation::PreserveThenCounter { .. } => {}
     }
 }
 
@@ -144,10 +145,10 @@ fn a_policy_changed_at_run_time_cuts_udp_off_and_lets_it_on_again() {
     let client = any(&lab, "a");
     let at = SocketAddr::from((SERVERS[0], PORTS[0]));
     assert!(seen(&client, &observer, at).is_some());
-    lab.set_udp_policy("a", UdpPolicy::Blocked).unwrap();
+    lab.set_udp_policy("a", UdpPolicy::Blocked(None)).unwrap();
     assert_eq!(seen(&client, &observer, at), None);
     lab.set_udp_policy("a", UdpPolicy::OnlyTo([IpAddr::from(SERVERS[0])].into()))
         .unwrap();
     assert!(seen(&client, &observer, at).is_some());
-    assert!(lab.set_udp_policy("srv", UdpPolicy::Blocked).is_err());
+    assert!(lab.set_udp_policy("srv", UdpPolicy::Blocked(None)).is_err());
 }

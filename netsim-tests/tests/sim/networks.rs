@@ -1,6 +1,6 @@
 //! Where hosts are: one network, two networks behind one router, IPv6, routers behind routers.
 
-use knothole_netsim::nat::{Hairpin, NatSpec};
+use knothole_netsim::nat::{Families, Hairpin, NatSpec};
 use knothole_netsim::sim::{NodeSpec, ServerSpec, World};
 use knothole_proto::path::{How, Path};
 use knothole_proto::wire::PathPolicy;
@@ -64,7 +64,7 @@ fn with_ipv6_at_both_ends_the_path_is_ipv6() {
         world.add_server(ServerSpec::default(), clear(), clear());
         let sites = [(); 2].map(|()| world.add_site(&nats("port-restricted"), clear(), clear()));
         let spec = NodeSpec {
-            ipv6: true,
+            families: Families::BOTH,
             ..NodeSpec::default()
         };
         let [a, b] = sites.map(|site| world.add_node(site, spec.clone()).unwrap());
@@ -92,12 +92,12 @@ fn a_node_without_ipv6_meets_one_with_it_over_ipv4() {
     let mut world = World::new(3);
     world.add_server(ServerSpec::default(), clear(), clear());
     let sites = [(); 2].map(|()| world.add_site(&nats("port-restricted"), clear(), clear()));
-    let spec = |ipv6| NodeSpec {
-        ipv6,
+    let spec = |families| NodeSpec {
+        families,
         ..NodeSpec::default()
     };
-    let a = world.add_node(sites[0], spec(true)).unwrap();
-    let b = world.add_node(sites[1], spec(false)).unwrap();
+    let a = world.add_node(sites[0], spec(Families::BOTH)).unwrap();
+    let b = world.add_node(sites[1], spec(Families::V4)).unwrap();
     world.pair(a, b).unwrap();
     world.run_for(2 * SECOND).unwrap();
     world.connect(a, b, PathPolicy::Auto).unwrap();
