@@ -72,6 +72,15 @@ pub(super) struct Global {
     /// Say nothing but facts and errors
     #[arg(short, long, global = true, env = "KNOTHOLE_QUIET", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
     pub(super) quiet: bool,
+    /// Write a qlog trace of every connection into this folder
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "KNOTHOLE_QLOG",
+        hide_short_help = true
+    )]
+    pub(super) qlog: Option<PathBuf>,
     /// Use loopback addresses too, for tests on one machine
     #[arg(long, global = true, env = "KNOTHOLE_ALLOW_LOOPBACK", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue, hide = true)]
     pub(super) allow_loopback: bool,

@@ -92,6 +92,7 @@ impl Context {
         let mut config = NodeConfig::new(self.identity()?, server.clone());
         config.peers = book.to_peers();
         config.allow_loopback = self.global.allow_loopback;
+        config.qlog.clone_from(&self.global.qlog);
         config.accepting = false;
         let mut spare = None;
         if let Wanted::Named {

@@ -93,6 +93,7 @@ impl From<StartError> for Failure {
                 "ask the server's operator for the line to use with --server",
             ),
             StartError::Refused(refusal) => return Self::refusal(*refusal, message),
+            StartError::Traces(_) => (code::CONFIG, "choose another folder with --qlog"),
             StartError::Bind(_) => (code::OTHER, "check the limits of this process (ulimit -n)"),
             _ => (code::OTHER, ""),
         };

@@ -16,7 +16,7 @@ use super::request::REQUESTS_MAX;
 use super::run::{Driver, Ports};
 use crate::net::{Counters, PathSocket, PathTable, Sockets, host_candidates};
 use crate::node::{Node, NodeConfig, Parts, StartError, event_channel};
-use crate::session::Quic;
+use crate::session::{Quic, Traces};
 
 /// Datagrams for the driver that may wait: probes and STUN answers, at most a few hundred in a second of punching.
 const DATAGRAMS_MAX: usize = 512;
@@ -40,7 +40,9 @@ pub(crate) async fn start(config: NodeConfig) -> Result<Node, StartError> {
         to_driver,
         Arc::clone(&counters),
     );
-    let quic = Quic::new(config.identity.clone(), Arc::new(socket)).map_err(|_| StartError::Crypto)?;
+    let traces = Traces::into(config.qlog.as_deref()).map_err(StartError::Traces)?;
+    let quic =
+        Quic::new(config.identity.clone(), Arc::new(socket), traces).map_err(|_| StartError::Crypto)?;
     let offered = offered(config.allow_loopback, Arc::clone(&sockets)).await;
     let connector = connector(&config, &seed, offered.clone());
 

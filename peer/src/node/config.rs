@@ -1,5 +1,6 @@
 //! What a node is started with.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use knothole_proto::id::{Name, PairSecret, PeerId};
@@ -29,6 +30,8 @@ pub struct NodeConfig {
     pub bind: Bind,
     /// Use loopback addresses as candidates too: for tests on one machine.
     pub allow_loopback: bool,
+    /// Folder for qlog traces of its connections, a file for each; made if it is missing.
+    pub qlog: Option<PathBuf>,
 }
 
 impl NodeConfig {
@@ -42,6 +45,7 @@ impl NodeConfig {
             peers: Vec::new(),
             bind: Bind::default(),
             allow_loopback: false,
+            qlog: None,
         }
     }
 }

@@ -16,6 +16,9 @@ pub enum StartError {
     /// The operating system gave no randomness, or a key cannot be used.
     #[error("no cryptographic configuration could be made")]
     Crypto,
+    /// The folder for traces cannot be made.
+    #[error("the folder for qlog traces cannot be made ({0})")]
+    Traces(#[source] io::Error),
     /// The name of the server has no address.
     #[error("the server's name {host} cannot be resolved")]
     Resolve {

@@ -17,7 +17,7 @@ use quinn::{
 };
 
 use super::tls::{self, Mismatch, Pin, TLS_NAME, TlsError};
-use super::transport;
+use super::{qlog::Traces, transport};
 use crate::identity::Identity;
 use crate::net::PathSocket;
 
@@ -33,10 +33,15 @@ pub(crate) struct Quic {
     endpoint: Endpoint,
     identity: Identity,
     socket: Arc<PathSocket>,
+    traces: Traces,
 }
 
 impl Quic {
-    pub(crate) fn new(identity: Identity, socket: Arc<PathSocket>) -> Result<Self, EndpointError> {
+    pub(crate) fn new(
+        identity: Identity,
+        socket: Arc<PathSocket>,
+        traces: Traces,
+    ) -> Result<Self, EndpointError> {
         let mut config = EndpointConfig::default();
         // The first byte tells QUIC from the rest only while its fixed bit is set (RFC 9287 allows to grease it).
         config.grease_quic_bit(false);
@@ -53,6 +58,7 @@ impl Quic {
             endpoint,
             identity,
             socket,
+            traces,
         })
     }
 
@@ -64,7 +70,7 @@ impl Quic {
     ) -> Result<quinn::Connection, DialError> {
         let (pin, mismatch) = Pin::new(key);
         let mut config = ClientConfig::new(tls::client(&self.identity, pin, CONTROL_ALPN)?);
-        config.transport_config(transport::for_control());
+        config.transport_config(transport::for_control(self.traces.begin("control", key)));
         self.dial(config, addr, &mismatch).await
     }
 
@@ -77,7 +83,8 @@ impl Quic {
     ) -> Result<quinn::Connection, DialError> {
         let (pin, mismatch) = Pin::new(key);
         let mut config = ClientConfig::new(tls::client(&self.identity, pin, PEER_ALPN)?);
-        config.transport_config(transport::for_peer(Arc::clone(epoch)));
+        let trace = self.traces.begin("dial", key);
+        config.transport_config(transport::for_peer(Arc::clone(epoch), trace));
         self.dial(config, addr, &mismatch).await
     }
 
@@ -95,7 +102,8 @@ impl Quic {
     ) -> Result<quinn::Connection, DialError> {
         let (pin, mismatch) = Pin::new(key);
         let mut config = server_config(tls::server(&self.identity, pin, PEER_ALPN)?);
-        config.transport_config(transport::for_peer(Arc::clone(epoch)));
+        let trace = self.traces.begin("accept", key);
+        config.transport_config(transport::for_peer(Arc::clone(epoch), trace));
         let connecting = incoming
             .accept_with(Arc::new(config))
             .map_err(DialError::Connection)?;
@@ -217,7 +225,7 @@ mod tests {
         let socket = PathSocket::new(sockets, Arc::clone(&paths), driver, Arc::<Counters>::default());
         let link = Arc::new(LinkPath::new(LINK));
         paths.add_link(Arc::clone(&link));
-        let quic = Quic::new(Identity::generate().unwrap(), Arc::new(socket)).unwrap();
+        let quic = Quic::new(Identity::generate().unwrap(), Arc::new(socket), Traces::default()).unwrap();
         Side {
             quic,
             paths,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, QlogStream, TransportConfig, VarInt};
 
 use super::congestion::EpochFactory;
 
@@ -43,7 +43,7 @@ const INITIAL_RTT: Duration = Duration::from_millis(150);
 const ACK_EVERY: u32 = 5;
 
 /// Transport parameters of a connection to a peer; `epoch` counts the moves of its link's path.
-pub(crate) fn for_peer(epoch: Arc<AtomicU64>) -> Arc<TransportConfig> {
+pub(crate) fn for_peer(epoch: Arc<AtomicU64>, trace: Option<QlogStream>) -> Arc<TransportConfig> {
     let mut config = common();
     let mut ack_frequency = AckFrequencyConfig::default();
     ack_frequency.ack_eliciting_threshold(VarInt::from_u32(ACK_EVERY - 1));
@@ -54,19 +54,21 @@ pub(crate) fn for_peer(epoch: Arc<AtomicU64>) -> Arc<TransportConfig> {
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
         .send_window(SEND_WINDOW)
         .ack_frequency_config(Some(ack_frequency))
-        .congestion_controller_factory(Arc::new(EpochFactory::new(epoch)));
+        .congestion_controller_factory(Arc::new(EpochFactory::new(epoch)))
+        .qlog_stream(trace);
     Arc::new(config)
 }
 
 /// Transport parameters of the control connection: one stream of small messages, opened by this node.
-pub(crate) fn for_control() -> Arc<TransportConfig> {
+pub(crate) fn for_control(trace: Option<QlogStream>) -> Arc<TransportConfig> {
     let mut config = common();
     config
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(256 * 1024))
         .receive_window(VarInt::from_u32(256 * 1024))
-        .send_window(256 * 1024);
+        .send_window(256 * 1024)
+        .qlog_stream(trace);
     Arc::new(config)
 }
 
