@@ -141,6 +141,48 @@ fn a_killed_lab_leaves_no_process_and_no_namespace() {
     assert!(!in_use(&inode), "someone still holds the namespace");
 }
 
+#[test]
+fn two_hundred_labs_in_a_row_leave_nothing() {
+    if !possible() {
+        return;
+    }
+    // Other tests of this process come and go meanwhile; a process of its own sees only its own.
+    let process = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "hygiene::rows_of_labs", "--ignored", "--nocapture"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&process.stdout);
+    assert!(process.status.success(), "{said}");
+    println!("{}", said.lines().find(|line| line.contains("200 labs")).unwrap());
+}
+
+/// The part that is run alone.
+#[test]
+#[ignore = "started by the test above in a process of its own"]
+fn rows_of_labs() {
+    let held = || {
+        let count = |what: &str| fs::read_dir(format!("/proc/self/{what}")).unwrap().count();
+        let mut names: Vec<_> = fs::read_dir("/proc/self/fd")
+            .unwrap()
+            .flatten()
+            .filter_map(|entry| fs::read_link(entry.path()).ok())
+            .filter(|name| name.to_string_lossy().starts_with("net:"))
+            .collect();
+        names.sort();
+        (count("fd"), count("task"), names)
+    };
+    // The first lab makes what the process keeps: nothing, or things that are made once.
+    one_lab();
+    let (before, start) = (held(), Instant::now());
+    for _ in 0..200 {
+        let lab = one_lab();
+        let mut child = lab.host("a").unwrap().spawn(Command::new("true")).unwrap();
+        assert!(child.wait().unwrap().success());
+    }
+    println!("200 labs in {:.1} s", start.elapsed().as_secs_f64());
+    assert_eq!(held(), before, "(files, threads, namespaces)");
+}
+
 /// Alive, and not merely waiting to be reaped.
 fn is_running(pid: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
