@@ -8,6 +8,7 @@ mod role;
 mod signals;
 mod size;
 mod soak;
+mod text;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
