@@ -107,9 +107,8 @@ fn a_router_that_forgets_its_mappings_costs_a_few_seconds() {
             stage.paths()
         );
         let gap = stage.world.traffic(stage.a, stage.b).unwrap().longest_gap;
-        // The callee here only answers: it notices when its keepalive is due.
-        let limit = [5, 20][(seed % 2) as usize] * SECOND;
-        assert!(gap <= limit, "seed {seed}: nothing arrived for {gap:?}");
+        // The callee only answers: it notices that nothing comes any more.
+        assert!(gap <= 5 * SECOND, "seed {seed}: nothing arrived for {gap:?}");
         let (to_a, to_b) = stage.arrivals(5 * SECOND);
         assert!(to_a >= 49 && to_b >= 49, "seed {seed}: {to_a} and {to_b} of 50");
     }

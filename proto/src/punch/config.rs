@@ -83,6 +83,11 @@ pub const CONSENT: Duration = Duration::from_secs(20);
 /// several times by then. Shorter suspects slow paths, longer delays the switch to the relay.
 pub const SUSPECT_AFTER: Duration = Duration::from_secs(1);
 
+/// Traffic that came in steadily and stopped for this long is asked about once. The side that only answers learns in this
+/// way that its router forgot the mapping, instead of waiting for its keepalive. Shorter asks after every pause of a person
+/// who types, longer lets a video stand still; each pause costs a probe and its answer.
+pub const HUSH_AFTER: Duration = Duration::from_secs(2);
+
 /// Time between check probes on a suspected path.
 pub const CHECK_EVERY: Duration = Duration::from_millis(250);
 

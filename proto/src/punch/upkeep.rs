@@ -1,12 +1,12 @@
 //! Is the used path still alive? Counts silence and says when to probe and when to give up; sends nothing itself.
 //!
-//! Three clocks run: idleness (a mapping in a NAT expires), consent (nothing may be sent for longer than 30 s
-//! without an authenticated answer, RFC 7675), and unanswered traffic (something is wrong now). The first two ask in
-//! a patient series, the third checks quickly.
+//! Four clocks run: idleness (a mapping in a NAT expires), consent (nothing may be sent for longer than 30 s
+//! without an authenticated answer, RFC 7675), a flow that fell silent (whoever only answers would notice nothing), and
+//! unanswered traffic (something is wrong now). The first three ask in a patient series, the last checks quickly.
 
 use std::time::{Duration, Instant};
 
-use super::config::{CHECK_EVERY, CHECKS, CONSENT, KEEPALIVE_RETRY_MS, SUSPECT_AFTER};
+use super::config::{CHECK_EVERY, CHECKS, CONSENT, HUSH_AFTER, KEEPALIVE_RETRY_MS, SUSPECT_AFTER};
 
 #[derive(Debug)]
 pub(super) struct Upkeep {
@@ -16,6 +16,8 @@ pub(super) struct Upkeep {
     received: Instant,
     /// When an own nonce last came back.
     consent: Instant,
+    /// Did what arrived last belong to a flow: was it close behind something else?
+    flowing: bool,
     /// Since when traffic has been going out without anything coming in.
     unanswered: Option<Instant>,
     state: State,
@@ -48,6 +50,7 @@ impl Upkeep {
             sent: now,
             received: now,
             consent: now,
+            flowing: false,
             unanswered: None,
             state: State::Quiet,
         }
@@ -74,6 +77,7 @@ impl Upkeep {
             self.unanswered.get_or_insert(now);
         }
         if received {
+            self.flowing = now.saturating_duration_since(self.received) < HUSH_AFTER;
             self.received = now;
             self.unanswered = None;
             if matches!(self.state, State::Checking { .. }) {
@@ -94,7 +98,12 @@ impl Upkeep {
         let calm = match self.state {
             State::Checking { next, .. } => return next,
             State::Asking { next, .. } => next,
-            State::Quiet => (self.sent.min(self.received) + self.interval).min(self.consent + CONSENT),
+            State::Quiet => {
+                let idle = self.sent.min(self.received) + self.interval;
+                let hush = self.flowing.then(|| self.received + HUSH_AFTER);
+                hush.map_or(idle, |hush| hush.min(idle))
+                    .min(self.consent + CONSENT)
+            }
         };
         suspicion.map_or(calm, |suspicion| suspicion.min(calm))
     }
@@ -125,6 +134,7 @@ impl Upkeep {
         let Some(wait) = KEEPALIVE_RETRY_MS.get(tries) else {
             return Verdict::Lost;
         };
+        self.flowing = false;
         self.state = State::Asking {
             tries: tries + 1,
             next: now + Duration::from_millis(*wait),
@@ -183,6 +193,25 @@ mod tests {
         let times: Vec<_> = done.iter().map(|(at, _)| *at).collect();
         assert_eq!(times, [1100, 1350, 1600, 1850, 2100]);
         assert_eq!(done[4].1, Verdict::Lost);
+    }
+
+    #[test]
+    fn a_flow_that_falls_silent_is_asked_about_once_and_a_lone_packet_is_not() {
+        let epoch = testing::epoch();
+        let mut upkeep = Upkeep::new(15_000 * MS, epoch);
+        for ms in [5_000, 5_100, 5_200] {
+            upkeep.on_traffic(true, true, epoch + MS * ms);
+        }
+        let done = run(&mut upkeep, epoch, 7_200 * MS);
+        assert_eq!(done, [(7_200, Verdict::Probe)]);
+        upkeep.on_echo(epoch + 7_220 * MS);
+        assert_eq!(upkeep.due(), epoch + 20_200 * MS, "the idle interval again");
+        upkeep.on_traffic(true, true, epoch + 12_000 * MS);
+        assert_eq!(
+            upkeep.due(),
+            epoch + 27_000 * MS,
+            "a keepalive of QUIC is no flow"
+        );
     }
 
     #[test]
