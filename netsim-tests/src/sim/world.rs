@@ -21,6 +21,7 @@ use super::queue::Queue;
 use super::server::{Reply, Server};
 use super::stranger::Stranger;
 use super::topology::{Hop, HostId, NetId, Origin, Packet, Step, Topology};
+use crate::link::Arrival;
 
 /// Most events that may wait at once. Ten hosts with full congestion windows stay below a thousand.
 const QUEUE_MAX: usize = 65_536;
@@ -85,6 +86,7 @@ mod mark {
     pub(super) const WAKE: u8 = 4;
     pub(super) const SAY: u8 = 5;
     pub(super) const COPY: u8 = 6;
+    pub(super) const BEND: u8 = 7;
 }
 
 impl World {
@@ -278,13 +280,10 @@ impl World {
                 }
             }
             HostRole::Node(node) => {
-                let (news, outgoing, queued) = (node.take_news(), node.take_outgoing(), node.queued());
+                let (news, queued) = (node.take_news(), node.queued());
                 self.bounded(host, queued, false)?;
                 for news in news {
                     self.hear(host, news)?;
-                }
-                for outgoing in outgoing {
-                    self.node_sends(host, outgoing)?;
                 }
             }
             HostRole::Off => {}
@@ -304,6 +303,7 @@ impl World {
     fn hear(&mut self, host: HostId, news: News) -> Result<(), Violation> {
         let now = self.now;
         match news {
+            News::Send(outgoing) => self.node_sends(host, outgoing),
             News::Event(event) => {
                 let text = format!("{event:?}");
                 self.journal.record(now, mark::SAY, host.0, text.as_bytes(), || {
@@ -399,11 +399,9 @@ impl World {
                     return Ok(());
                 };
                 if let Some(second) = due.next() {
-                    self.queue
-                        .push(second - self.epoch, Happening::Arrive(hop, packet.clone()));
+                    self.arrive(second, hop, packet.clone());
                 }
-                self.queue
-                    .push(first - self.epoch, Happening::Arrive(hop, packet));
+                self.arrive(first, hop, packet);
                 Ok(())
             }
             Step::Lost(loss) => {
@@ -411,6 +409,19 @@ impl World {
                 Ok(())
             }
         }
+    }
+
+    /// A packet will come out of a link, as it was or bent.
+    fn arrive(&mut self, arrival: Arrival, hop: Hop, mut packet: Box<Packet>) {
+        if let Some(flip) = arrival.flip {
+            packet.bend(flip);
+            let flow = packet.flow;
+            self.journal.record(self.now, mark::BEND, 0, &packet.bytes, || {
+                format!("bent {} -> {} {}", flow.src, flow.dst, describe(&packet.bytes))
+            });
+        }
+        self.queue
+            .push(arrival.at - self.epoch, Happening::Arrive(hop, packet));
     }
 
     fn lose(&mut self, packet: &Packet, why: &'static str) {
