@@ -13,4 +13,5 @@ pub mod nat;
 #[cfg(target_os = "linux")]
 pub mod netns;
 pub mod oracle;
+pub mod parallel;
 pub mod sim;
