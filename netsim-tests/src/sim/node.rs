@@ -442,11 +442,11 @@ impl Node {
     }
 
     fn flush(&mut self, now: Duration) {
-        let (socket, server) = self.addresses.control();
+        let (socket, to) = self.addresses.control();
         while let Some(bytes) = self.client.poll_transmit(now) {
             self.outgoing.push(Outgoing {
                 socket,
-                to: server,
+                to,
                 ttl: None,
                 bytes,
             });

@@ -5,7 +5,7 @@
 //! that the machines decide. What the disk holds survives [`Server::restart`]; everything else does not.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use knothole_proto::id::{PeerId, Token};
@@ -139,8 +139,8 @@ impl Server {
         }
         match wire::Kind::of(bytes) {
             wire::Kind::Stun => self.answer_stun(at, from, bytes, now),
-            wire::Kind::Relay if at == self.main => self.forward(from, bytes, now),
-            wire::Kind::Quic if authentic && at == self.main => self.receive_control(from, bytes, now),
+            wire::Kind::Relay if at.port() == self.main.port() => self.forward(from, bytes, now),
+            wire::Kind::Quic if authentic && at.port() == self.main.port() => self.receive_control(from, bytes, now),
             _ => {}
         }
         self.settle(now);
@@ -309,7 +309,7 @@ impl Server {
             && self.relay.admit(frame.len(), self.clock.read(now))
         {
             self.outgoing.push(Reply {
-                from: self.main,
+                from: self.control(to),
                 to,
                 bytes: frame.to_vec(),
             });
@@ -320,8 +320,9 @@ impl Server {
         let Some(frame) = Frame::read(bytes) else {
             return;
         };
+        let source = self.control(from);
         let reply = |bytes| Reply {
-            from: self.main,
+            from: source,
             to: from,
             bytes,
         };
@@ -355,7 +356,7 @@ impl Server {
         self.conns.insert(id, conn);
         self.by_number.insert(frame.conn, id);
         self.outgoing.push(Reply {
-            from: self.main,
+            from: self.control(from),
             to: from,
             bytes: Frame::bare(Kind::Accept, frame.conn),
         });
@@ -384,13 +385,20 @@ impl Server {
         }
     }
 
+    /// The endpoint for control and relay that a host with this address knows.
+    fn control(&self, host: SocketAddr) -> SocketAddr {
+        SocketAddr::new(address_for(host), self.main.port())
+    }
+
     /// Carries out what the registry wants, and sends what the connections want.
     fn settle(&mut self, now: Duration) {
         self.obey(now);
+        let port = self.main.port();
         for conn in self.conns.values_mut() {
+            let from = SocketAddr::new(address_for(conn.from), port);
             while let Some(bytes) = conn.stream.poll_transmit(now) {
                 self.outgoing.push(Reply {
-                    from: self.main,
+                    from,
                     to: conn.from,
                     bytes,
                 });
@@ -439,13 +447,18 @@ impl Server {
         if let Some(conn) = self.conns.remove(&id) {
             self.by_number.remove(&conn.number);
             self.outgoing.push(Reply {
-                from: self.main,
+                from: self.control(conn.from),
                 to: conn.from,
                 bytes: Frame::bare(Kind::Close, conn.number),
             });
             self.registry.handle_disconnected(id, self.clock.read(now));
         }
     }
+}
+
+/// The address of the server in the family of this host.
+fn address_for(host: SocketAddr) -> IpAddr {
+    if host.is_ipv4() { SERVER_IP } else { SERVER_IP6 }
 }
 
 fn machines(
