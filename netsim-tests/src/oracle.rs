@@ -100,6 +100,17 @@ fn together_over_v4(a: &Side, b: &Side, meeting: &NatSpec) -> Expect {
     inside.min(by_hairpin)
 }
 
+/// Does it matter, beyond what [`expect`] says, what the two have sent before?
+///
+/// Where both map by destination, one that lets anybody in answers from the port that was sent to, because the answer
+/// belongs to the session that came in. After a change it may have tried the peer's old endpoint first; that made a
+/// mapping of its own, from which the answers come now, and which the peer's filter does not know.
+#[must_use]
+pub fn depends_on_history(a: &Side, b: &Side) -> bool {
+    let both_v6 = a.families.v6 && b.families.v6;
+    !both_v6 && !Chain::of(&a.nats).stable && !Chain::of(&b.nats).stable
+}
+
 /// Does UDP pass between the host and the server at one of these addresses?
 #[must_use]
 pub fn reaches(side: &Side, servers: &[IpAddr]) -> bool {
@@ -292,6 +303,14 @@ mod tests {
         let open = side("full-cone");
         assert_eq!(expect_together(&open, &open, &internal), Expect::May);
         assert_eq!(expect_together(&open, &open, &external), Expect::Must);
+    }
+
+    #[test]
+    fn what_was_sent_before_matters_where_both_map_by_destination() {
+        let depends = |a: &str, b: &str| depends_on_history(&side(a), &side(b));
+        assert!(depends("symmetric-open", "symmetric"));
+        assert!(!depends("symmetric-open", "port-restricted"));
+        assert!(!depends("open", "symmetric"));
     }
 
     #[test]

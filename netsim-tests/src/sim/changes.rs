@@ -13,7 +13,7 @@ use super::weather::Weather;
 use super::world::World;
 use crate::link::{LinkSpec, Loss};
 use crate::nat::{Side, kinds};
-use crate::oracle::{Expect, reaches};
+use crate::oracle::reaches;
 
 /// Most changes in one attempt: few enough that the attempt stays short, enough for one to meet the next.
 const CHANGES_MAX: u64 = 5;
@@ -42,10 +42,9 @@ pub(super) fn live_through(world: &mut World, pair: &mut Pair, seed: u64) -> Res
         timeline.set_links(side, |calm| calm);
     }
     register(world, &pair.hosts)?;
-    let must = pair.situation.expect() == Expect::Must;
     let meeting = Meeting {
         hosts: pair.hosts,
-        must,
+        must: pair.situation.must_again(),
     };
     meet(world, &[meeting]).map(|_| ())
 }

@@ -20,7 +20,7 @@ use super::weather::Weather;
 use super::world::World;
 use crate::link::{LinkSpec, Loss};
 use crate::nat::{Families, Side, UdpPolicy, kinds};
-use crate::oracle::{Expect, expect, reaches};
+use crate::oracle::{Expect, depends_on_history, expect, reaches};
 
 /// How a fleet fared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -301,7 +301,8 @@ impl Fleet {
 
     fn must_be_direct(&self, (one, two): (usize, usize)) -> bool {
         let [one, two] = [one, two].map(|index| self.nodes[index].place);
-        one == two || expect(&self.sites[one].side, &self.sites[two].side) == Expect::Must
+        let (a, b) = (&self.sites[one].side, &self.sites[two].side);
+        one == two || (expect(a, b) == Expect::Must && !depends_on_history(a, b))
     }
 
     fn below(&mut self, bound: usize) -> usize {

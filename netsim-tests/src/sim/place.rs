@@ -2,7 +2,7 @@
 
 use super::topology::HostId;
 use crate::nat::{Families, Filtering, Hairpin, NatKind, NatSpec, Side};
-use crate::oracle::{Expect, expect, expect_together};
+use crate::oracle::{Expect, depends_on_history, expect, expect_together};
 
 /// How the places of two nodes relate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +99,12 @@ impl Situation {
         } else {
             expect_together(a, b, &self.common)
         }
+    }
+
+    /// Must a direct path come about, whatever happened before?
+    pub(super) fn must_again(&self) -> bool {
+        let [a, b] = &self.own;
+        self.expect() == Expect::Must && !depends_on_history(a, b)
     }
 
     /// Each side with everything between it and the internet.
