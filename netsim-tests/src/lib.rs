@@ -9,6 +9,8 @@ pub mod demo;
 #[cfg(target_os = "linux")]
 pub mod fabric;
 pub mod link;
+#[cfg(target_os = "linux")]
+pub mod matrix;
 pub mod nat;
 #[cfg(target_os = "linux")]
 pub mod netns;

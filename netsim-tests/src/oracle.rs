@@ -81,7 +81,10 @@ fn together_over_v4(a: &Side, b: &Side, meeting: &NatSpec) -> Expect {
     };
     let with = |side: &Side| {
         let nats = side.nats.iter().chain([meeting]).cloned().collect();
-        let families = Families { v6: false, ..side.families };
+        let families = Families {
+            v6: false,
+            ..side.families
+        };
         Side { nats, families }
     };
     let open = |side: &Side| {
@@ -321,7 +324,10 @@ mod tests {
         assert_eq!(expect_together(&both, &both, &carrier), Expect::Must);
         let v4 = side("port-restricted");
         assert_eq!(expect_together(&both, &v4, &carrier), Expect::Cannot);
-        let blocked = Side { nats: side("udp-blocked").nats, families: Families::V6 };
+        let blocked = Side {
+            nats: side("udp-blocked").nats,
+            families: Families::V6,
+        };
         assert_eq!(expect_together(&both, &blocked, &carrier), Expect::Cannot);
     }
 

@@ -50,7 +50,7 @@ pub(crate) struct SoakArgs {
     /// behind-carrier
     #[arg(long, value_parser = place)]
     place: Option<Place>,
-    /// A timeline of changes after the two have met, for calm weather: none, random; instead of one calm attempt in four
+    /// A timeline of changes after the two have met, for calm weather: none, random; instead of one calm attempt in sixteen
     #[arg(long, value_parser = changes)]
     changes: Option<Changes>,
     /// Threads; the results do not depend on it [default: all cores]

@@ -246,7 +246,10 @@ impl Meeting {
         let url = self.url(side);
         let mut all = arguments.to_vec();
         all.extend(["--server", &url, "--json"]);
-        if arguments.first().is_some_and(|verb| ["up", "pair"].contains(verb)) {
+        if arguments
+            .first()
+            .is_some_and(|verb| ["up", "pair"].contains(verb))
+        {
             all.extend(["--name", name]);
         }
         self.start(name, "knothole", &format!("{label}-{name}"), Some(name), &all)

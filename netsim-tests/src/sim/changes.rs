@@ -41,7 +41,8 @@ pub(super) fn live_through(world: &mut World, pair: &mut Pair, seed: u64) -> Res
     for side in 0..2 {
         timeline.set_links(side, |calm| calm);
     }
-    register(world, &pair.hosts)?;
+    let whole = pair.situation.whole();
+    register(world, &pair.hosts, whole.iter().flat_map(|side| &side.nats))?;
     let meeting = Meeting {
         hosts: pair.hosts,
         must: pair.situation.must_again(),

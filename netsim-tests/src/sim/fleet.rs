@@ -274,7 +274,8 @@ impl Fleet {
 
     fn all_registered(&mut self) -> Result<(), Violation> {
         let hosts: Vec<HostId> = self.nodes.iter().map(|member| member.host).collect();
-        recovery::register(&mut self.world, &hosts)?;
+        let nats = self.sites.iter().flat_map(|place| &place.side.nats);
+        recovery::register(&mut self.world, &hosts, nats)?;
         let connected = self
             .world
             .server_stats(self.server)

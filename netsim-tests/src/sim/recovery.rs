@@ -7,9 +7,14 @@ use knothole_proto::wire::PathPolicy;
 use super::check::{Rule, Violation, violation};
 use super::topology::HostId;
 use super::world::World;
+use crate::nat::{InputPolicy, NatSpec};
 
 /// Every node that lives is registered within this.
 const REGISTERED_WITHIN: Duration = Duration::from_secs(60);
+
+/// More of it behind a router that bars whoever sent something unsolicited, and anew with every packet: after a reboot it
+/// bars the server as long as the peer sends through the relay, which is until the peer finds the link dead.
+const BARRED_FOR: Duration = Duration::from_secs(60);
 
 /// A link that is wanted carries data within this.
 const UP_WITHIN: Duration = Duration::from_secs(10);
@@ -29,12 +34,21 @@ pub(super) struct Meeting {
     pub(super) must: bool,
 }
 
-/// Gives the nodes the time they have to register, and looks whether they did.
+/// Gives the nodes the time they have to register, and looks whether they did. `nats` are those in front of them.
 ///
 /// # Errors
 /// [`Rule::Liveness`] for the first that did not, and any rule that was broken meanwhile.
-pub(super) fn register(world: &mut World, hosts: &[HostId]) -> Result<(), Violation> {
+pub(super) fn register<'a>(
+    world: &mut World,
+    hosts: &[HostId],
+    mut nats: impl Iterator<Item = &'a NatSpec>,
+) -> Result<(), Violation> {
     world.run_for(REGISTERED_WITHIN)?;
+    if nats.any(|nat| matches!(nat.input, InputPolicy::Blacklist { refreshed: true, .. })) {
+        world.run_until(BARRED_FOR, |world| {
+            hosts.iter().all(|host| world.is_registered(*host))
+        })?;
+    }
     match hosts.iter().find(|host| !world.is_registered(**host)) {
         Some(host) => Err(late(world, *host, "is not registered")),
         None => Ok(()),

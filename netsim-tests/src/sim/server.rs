@@ -140,7 +140,9 @@ impl Server {
         match wire::Kind::of(bytes) {
             wire::Kind::Stun => self.answer_stun(at, from, bytes, now),
             wire::Kind::Relay if at.port() == self.main.port() => self.forward(from, bytes, now),
-            wire::Kind::Quic if authentic && at.port() == self.main.port() => self.receive_control(from, bytes, now),
+            wire::Kind::Quic if authentic && at.port() == self.main.port() => {
+                self.receive_control(from, bytes, now)
+            }
             _ => {}
         }
         self.settle(now);

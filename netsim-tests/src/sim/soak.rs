@@ -29,7 +29,7 @@ pub struct Choice {
     pub stranger: Option<Option<Mischief>>,
     /// Where the two are. If not given, every second attempt has something other than two ends of the internet.
     pub place: Option<Place>,
-    /// Whether a timeline of changes follows, which wants calm weather. If not given, one calm attempt in four has one.
+    /// Whether a timeline of changes follows, which wants calm weather. If not given, one calm attempt in sixteen has one.
     pub changes: Option<bool>,
 }
 
@@ -52,7 +52,7 @@ impl Choice {
         let mut pick = |below: usize| usize::try_from(rng.below(below as u64)).unwrap_or(0);
         let all = kinds();
         let (a, b, weather, stranger) = (pick(all.len()), pick(all.len()), pick(WEATHERS.len()), pick(16));
-        let (place, changes) = (pick(2 * PLACES.len()), pick(4) == 0);
+        let (place, changes) = (pick(2 * PLACES.len()), pick(16) == 0);
         let drawn = match stranger {
             0 => Some(Mischief::Replay),
             1 => Some(Mischief::Race),
