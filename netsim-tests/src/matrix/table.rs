@@ -14,6 +14,9 @@ const WIDEST: usize = 4;
 /// Narrowest column that holds a share in percent; below it a share is told in tens.
 const PERCENT: usize = 3;
 
+/// Columns of one character stand in groups of so many, so that the eye can count them.
+const GROUP: usize = 5;
+
 /// What the symbols mean.
 const LEGEND: &str = "\
 rows: the caller's NAT; columns: the callee's, by number
@@ -38,13 +41,20 @@ pub fn table(report: &Report, paint: bool) -> String {
     let label = name + 4;
     let room = COLUMNS.saturating_sub(label).max(1);
     let width = (room / callees.len().max(1)).clamp(1, WIDEST);
+    let gap = if width == 1 { GROUP } else { usize::MAX };
+    let fitting = if width == 1 {
+        (room + 1) / (GROUP + 1) * GROUP
+    } else {
+        room / width
+    };
     let mut out = String::new();
-    for block in callees.chunks(room / width) {
-        header(&mut out, block, label, width);
+    for block in callees.chunks(fitting.max(1)) {
+        header(&mut out, block, label, (width, gap));
         for caller in callers {
             // Writing to a string cannot fail.
             let _ = write!(out, "{:>2} {:<name$} ", number(caller), caller.name);
-            for callee in block {
+            for (column, callee) in block.iter().enumerate() {
+                out.push_str(between(column, gap));
                 let found = |cell: &&Cell| cell.a == caller.name && cell.b == callee.name;
                 out.push_str(&entry(report.cells.iter().find(found), width, paint));
             }
@@ -68,10 +78,11 @@ pub fn table(report: &Report, paint: bool) -> String {
 }
 
 /// Two lines of digits, a number above each column.
-fn header(out: &mut String, callees: &[&NatKind], label: usize, width: usize) {
+fn header(out: &mut String, callees: &[&NatKind], label: usize, (width, gap): (usize, usize)) {
     for tens in [true, false] {
         out.push_str(&" ".repeat(label));
-        for kind in callees {
+        for (column, kind) in callees.iter().enumerate() {
+            out.push_str(between(column, gap));
             let number = number(kind);
             let digit = match (tens, number / 10) {
                 (true, 0) => " ".to_owned(),
@@ -81,6 +92,15 @@ fn header(out: &mut String, callees: &[&NatKind], label: usize, width: usize) {
             let _ = write!(out, "{digit:>width$}");
         }
         end_line(out);
+    }
+}
+
+/// What stands before this column: a blank where a group of narrow columns begins.
+fn between(column: usize, gap: usize) -> &'static str {
+    if column > 0 && column.is_multiple_of(gap) {
+        " "
+    } else {
+        ""
     }
 }
 
