@@ -9,8 +9,11 @@ pub mod demo;
 #[cfg(target_os = "linux")]
 pub mod fabric;
 pub mod link;
+#[cfg(target_os = "linux")]
+pub mod matrix;
 pub mod nat;
 #[cfg(target_os = "linux")]
 pub mod netns;
 pub mod oracle;
+pub mod parallel;
 pub mod sim;

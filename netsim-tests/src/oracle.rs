@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::nat::{
-    FilterScope, Filtering, Hairpin, InputPolicy, Ipv6, Mapping, NatSpec, Pooling, Side, UdpPolicy,
+    Families, FilterScope, Filtering, Hairpin, InputPolicy, Ipv6, Mapping, NatSpec, Pooling, Side, UdpPolicy,
 };
 
 /// Longest silence towards the server that a node allows itself, with room for a lost packet. A NAT that forgets
@@ -62,6 +62,17 @@ pub fn expect_together(a: &Side, b: &Side, common: &[NatSpec]) -> Expect {
     let Some(meeting) = common.first() else {
         return expect(a, b);
     };
+    // IPv6 is routed inside the common NAT, and meets only the firewalls that each has for itself.
+    let v6 = if a.families.v6 && b.families.v6 {
+        over_v6(&a.nats, &b.nats)
+    } else {
+        Expect::Cannot
+    };
+    v6.min(together_over_v4(a, b, meeting))
+}
+
+/// The same over IPv4, or by way of a translator.
+fn together_over_v4(a: &Side, b: &Side, meeting: &NatSpec) -> Expect {
     // Inside the common NAT each knows the other's private address, which is of use where that is not hidden again.
     let inside = if a.nats.is_empty() || b.nats.is_empty() {
         expect(a, b)
@@ -70,7 +81,11 @@ pub fn expect_together(a: &Side, b: &Side, common: &[NatSpec]) -> Expect {
     };
     let with = |side: &Side| {
         let nats = side.nats.iter().chain([meeting]).cloned().collect();
-        Side { nats, ..side.clone() }
+        let families = Families {
+            v6: false,
+            ..side.families
+        };
+        Side { nats, families }
     };
     let open = |side: &Side| {
         side.nats
@@ -79,11 +94,24 @@ pub fn expect_together(a: &Side, b: &Side, common: &[NatSpec]) -> Expect {
     };
     let by_hairpin = match meeting.hairpin {
         Hairpin::External => expect(&with(a), &with(b)),
-        // The source is one that nobody has sent to.
-        Hairpin::Internal if open(a) && open(b) => expect(&with(a), &with(b)),
+        // The source is one that nobody has sent to, so the homes must be open. It is also one that neither the server
+        // nor the peer has named: whoever is heard from there is asked a few times and not answered, lest a stranger who
+        // sends copies from an address of his choice aim the answers. Then it depends on whose question echoes which.
+        Hairpin::Internal if open(a) && open(b) => expect(&with(a), &with(b)).max(Expect::May),
         Hairpin::Internal | Hairpin::Off => Expect::Cannot,
     };
     inside.min(by_hairpin)
+}
+
+/// Does it matter, beyond what [`expect`] says, what the two have sent before?
+///
+/// Where both map by destination, one that lets anybody in answers from the port that was sent to, because the answer
+/// belongs to the session that came in. After a change it may have tried the peer's old endpoint first; that made a
+/// mapping of its own, from which the answers come now, and which the peer's filter does not know.
+#[must_use]
+pub fn depends_on_history(a: &Side, b: &Side) -> bool {
+    let both_v6 = a.families.v6 && b.families.v6;
+    !both_v6 && !Chain::of(&a.nats).stable && !Chain::of(&b.nats).stable
 }
 
 /// Does UDP pass between the host and the server at one of these addresses?
@@ -188,7 +216,7 @@ impl Chain {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nat::{Families, easy_kinds, kind, kinds};
+    use crate::nat::{easy_kinds, kind, kinds};
 
     fn side(name: &str) -> Side {
         kind(name).unwrap().side(&[])
@@ -276,7 +304,31 @@ mod tests {
         assert_eq!(expect_together(&home, &home, &internal), Expect::Cannot);
         assert_eq!(expect_together(&home, &home, &external), Expect::Must);
         let open = side("full-cone");
-        assert_eq!(expect_together(&open, &open, &internal), Expect::Must);
+        assert_eq!(expect_together(&open, &open, &internal), Expect::May);
+        assert_eq!(expect_together(&open, &open, &external), Expect::Must);
+    }
+
+    #[test]
+    fn what_was_sent_before_matters_where_both_map_by_destination() {
+        let depends = |a: &str, b: &str| depends_on_history(&side(a), &side(b));
+        assert!(depends("symmetric-open", "symmetric"));
+        assert!(!depends("symmetric-open", "port-restricted"));
+        assert!(!depends("open", "symmetric"));
+    }
+
+    #[test]
+    fn ipv6_passes_between_two_homes_of_one_carrier_whatever_it_does_with_ipv4() {
+        let carrier = [NatSpec::default()];
+        let (both, v6) = (side("dual-stack"), side("ipv6-firewall"));
+        assert_eq!(expect_together(&both, &v6, &carrier), Expect::Must);
+        assert_eq!(expect_together(&both, &both, &carrier), Expect::Must);
+        let v4 = side("port-restricted");
+        assert_eq!(expect_together(&both, &v4, &carrier), Expect::Cannot);
+        let blocked = Side {
+            nats: side("udp-blocked").nats,
+            families: Families::V6,
+        };
+        assert_eq!(expect_together(&both, &blocked, &carrier), Expect::Cannot);
     }
 
     #[test]

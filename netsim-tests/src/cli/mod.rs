@@ -4,6 +4,7 @@
 
 mod demo;
 mod kinds;
+mod matrix;
 mod role;
 mod signals;
 mod size;
@@ -27,6 +28,7 @@ struct Arguments {
 enum Command {
     Demo(demo::DemoArgs),
     Kinds(kinds::KindsArgs),
+    Matrix(matrix::MatrixArgs),
     Soak(soak::SoakArgs),
     #[command(hide = true)]
     Role(role::RoleArgs),
@@ -38,6 +40,7 @@ pub(crate) fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Demo(args) => demo::run(&args),
         Command::Kinds(args) => kinds::run(&args),
+        Command::Matrix(args) => matrix::run(&args),
         Command::Soak(args) => soak::run(&args),
         Command::Role(args) => role::run(args),
     }

@@ -1,7 +1,8 @@
 //! `knothole-netsim soak`: random attempts until a number, a time, or a failure.
 
 use std::io;
-use std::ops::ControlFlow;
+use std::num::NonZeroUsize;
+use std::ops::{ControlFlow, Range};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -10,12 +11,16 @@ use serde_json::json;
 
 use super::say;
 use knothole_netsim::nat::NatKind;
+use knothole_netsim::parallel;
 use knothole_netsim::sim::{
-    Attempt, Choice, Failure, Fleet, Mischief, Outcome, Tally, WEATHERS, Weather, World, soak,
+    Attempt, Choice, Failure, Fleet, Mischief, Outcome, PLACES, Place, Tally, Weather, World,
 };
 
 /// Time between two lines on how far it is.
 const PROGRESS: Duration = Duration::from_secs(10);
+
+/// Attempts that a thread takes at a time: some milliseconds of work, so that threads meet seldom.
+const BATCH: u64 = 16;
 
 /// Runs random attempts in virtual time; a failure comes with its seed and the command that repeats it.
 #[derive(Debug, Args)]
@@ -35,14 +40,24 @@ pub(crate) struct SoakArgs {
     /// The NAT in front of the callee, instead of any
     #[arg(long, value_name = "KIND", value_parser = super::kind)]
     b: Option<&'static NatKind>,
-    /// What the links are like, instead of anything: calm, ordinary, rough, storm
+    /// What the links are like, instead of anything: calm, ordinary, rough, storm, steady
     #[arg(long, value_parser = weather)]
     weather: Option<Weather>,
     /// Somebody who sees and copies packets: none, replay, race; instead of one in eight attempts
     #[arg(long, value_parser = stranger)]
     stranger: Option<Stranger>,
+    /// Where the two are, instead of anywhere: apart, one-network, one-carrier, one-carrier-internal, one-carrier-hairpin,
+    /// behind-carrier
+    #[arg(long, value_parser = place)]
+    place: Option<Place>,
+    /// A timeline of changes after the two have met, for calm weather: none, random; instead of one calm attempt in sixteen
+    #[arg(long, value_parser = changes)]
+    changes: Option<Changes>,
+    /// Threads; the results do not depend on it [default: all cores]
+    #[arg(long)]
+    jobs: Option<NonZeroUsize>,
     /// Several nodes on one server in a run of misfortunes, instead of attempts of two
-    #[arg(long, conflicts_with_all = ["a", "b", "weather", "stranger"])]
+    #[arg(long, conflicts_with_all = ["a", "b", "weather", "stranger", "place", "changes"])]
     fleet: bool,
     /// Print every event of every attempt
     #[arg(long)]
@@ -56,6 +71,10 @@ pub(crate) struct SoakArgs {
 #[derive(Clone, Copy, Debug)]
 struct Stranger(Option<Mischief>);
 
+/// What the command line says about changes.
+#[derive(Clone, Copy, Debug)]
+struct Changes(bool);
+
 /// Runs the attempts.
 pub(crate) fn run(arguments: &SoakArgs) -> ExitCode {
     let choice = Choice {
@@ -63,6 +82,8 @@ pub(crate) fn run(arguments: &SoakArgs) -> ExitCode {
         b: arguments.b,
         weather: arguments.weather,
         stranger: arguments.stranger.map(|stranger| stranger.0),
+        place: arguments.place,
+        changes: arguments.changes.map(|changes| changes.0),
     };
     let seeds = arguments.seed..arguments.seed.saturating_add(arguments.seeds);
     let begun = Instant::now();
@@ -92,41 +113,74 @@ pub(crate) fn run(arguments: &SoakArgs) -> ExitCode {
     }
 }
 
-fn hurry(
-    seeds: std::ops::Range<u64>,
+/// Runs the attempts on all threads; what is told is in the order of the seeds.
+fn hurry(seeds: Range<u64>, choice: &Choice, arguments: &SoakArgs, begun: Instant) -> Result<Tally, Failure> {
+    let mut shown = begun;
+    let mut result = Ok(Tally::new());
+    let batches = seeds.clone().step_by(usize::try_from(BATCH).unwrap_or(1));
+    let batches = batches.map(|first| first..seeds.end.min(first.saturating_add(BATCH)));
+    let jobs = arguments.jobs.unwrap_or_else(parallel::all_cores);
+    parallel::in_order(
+        batches,
+        jobs,
+        |seeds| batch(seeds, choice, arguments.json),
+        |(part, lines, failure)| {
+            let Ok(tally) = &mut result else {
+                return ControlFlow::Break(());
+            };
+            tally.merge(&part);
+            let (runs, gone) = (tally.runs, lines.iter().try_for_each(say).is_err());
+            if !arguments.json && shown.elapsed() > PROGRESS {
+                shown = Instant::now();
+                eprintln!("{runs} attempts, {:.0} a second", rate(runs, begun.elapsed()));
+            }
+            let over = gone || failure.is_some() || is_over(arguments, begun);
+            if let Some(failure) = failure {
+                result = Err(failure);
+            }
+            if over {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        },
+    );
+    result
+}
+
+/// Runs a few attempts, until one breaks a rule: what they come to, a line for each if wanted, and the failure.
+fn batch(
+    seeds: Range<u64>,
     choice: &Choice,
-    arguments: &SoakArgs,
-    begun: Instant,
-) -> Result<Tally, Failure> {
-    let (mut shown, mut runs) = (begun, 0u64);
-    soak(seeds, choice, |attempt, outcome| {
-        runs += 1;
-        let mut over = is_over(arguments, begun);
-        if arguments.json {
-            over |= say(line(attempt, outcome)).is_err();
-        } else if shown.elapsed() > PROGRESS {
-            shown = Instant::now();
-            eprintln!("{runs} attempts, {:.0} a second", rate(runs, begun.elapsed()));
+    lines: bool,
+) -> (Tally, Vec<serde_json::Value>, Option<Failure>) {
+    let (mut tally, mut told) = (Tally::new(), Vec::new());
+    for seed in seeds {
+        let attempt = choice.attempt(seed);
+        match attempt.run() {
+            Ok(outcome) => {
+                tally.add(&outcome);
+                if lines {
+                    told.push(line(&attempt, &outcome));
+                }
+            }
+            Err(failure) => return (tally, told, Some(failure)),
         }
-        if over {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
-    })
+    }
+    (tally, told, None)
 }
 
 fn line(attempt: &Attempt, outcome: &Outcome) -> serde_json::Value {
     json!({
         "schema": 1, "event": "attempt", "seed": attempt.seed, "a": attempt.a.name, "b": attempt.b.name,
-        "weather": attempt.weather.name, "oracle": attempt.expect().word(), "direct": outcome.direct,
+        "weather": attempt.weather.name, "place": attempt.place.word(), "changes": attempt.changes, "oracle": attempt.expect().word(), "direct": outcome.direct,
         "to_direct_ms": outcome.to_direct.map(|time| time.as_secs_f64() * 1000.0),
         "probes": outcome.probes, "nat_entries": outcome.nat_entries, "trace": hex(&outcome.trace),
     })
 }
 
 /// Runs the attempts and prints the journal of each, also of one that breaks a rule.
-fn narrate(seeds: std::ops::Range<u64>, choice: &Choice) -> Result<Tally, Failure> {
+fn narrate(seeds: Range<u64>, choice: &Choice) -> Result<Tally, Failure> {
     let mut tally = Tally::new();
     for seed in seeds {
         let attempt = choice.attempt(seed);
@@ -143,7 +197,7 @@ fn narrate(seeds: std::ops::Range<u64>, choice: &Choice) -> Result<Tally, Failur
 }
 
 /// Runs fleets. What they have in common with attempts goes into the tally: runs, pairs that are direct, events, time.
-fn sail(seeds: std::ops::Range<u64>, arguments: &SoakArgs, begun: Instant) -> Result<Tally, Failure> {
+fn sail(seeds: Range<u64>, arguments: &SoakArgs, begun: Instant) -> Result<Tally, Failure> {
     let mut tally = Tally::new();
     for seed in seeds {
         let mut fleet = Fleet::new(seed)?;
@@ -188,6 +242,7 @@ fn conclude(tally: &Tally, took: Duration, json: bool) -> io::Result<()> {
             "to_direct_ms": { "p50": ms(0.5), "p95": ms(0.95), "p99": ms(0.99) },
             "probes_max": tally.probes_max, "nat_entries_max": tally.nat_entries_max, "events": tally.events,
             "seconds": took.as_secs_f64(), "attempts_per_second": rate,
+            "attempts_per_core_second": runs as f64 / busy(),
         }));
     }
     say(format_args!("attempts       {runs}, no rule broken"))?;
@@ -212,9 +267,19 @@ fn conclude(tally: &Tally, took: Duration, json: bool) -> io::Result<()> {
         tally.virtual_time.as_secs_f64()
     ))?;
     say(format_args!(
-        "speed          {rate:.0} attempts a second, {} events",
-        tally.events
+        "speed          {rate:.0} attempts a second, {:.0} for each second of one core",
+        runs as f64 / busy()
     ))
+}
+
+/// Seconds of processor time that this process has had, on all cores together.
+fn busy() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let whole = Duration::new(
+        u64::try_from(time.tv_sec).unwrap_or(0),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    );
+    whole.as_secs_f64().max(1e-9)
 }
 
 fn rate(runs: u64, took: Duration) -> f64 {
@@ -225,11 +290,24 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn weather(name: &str) -> Result<Weather, String> {
+/// Reads the name of a weather.
+pub(super) fn weather(name: &str) -> Result<Weather, String> {
     Weather::named(name).ok_or_else(|| {
-        let names: Vec<&str> = WEATHERS.iter().map(|weather| weather.name).collect();
+        let names: Vec<&str> = Weather::all().map(|weather| weather.name).collect();
         format!("the weathers are {}", names.join(", "))
     })
+}
+
+fn place(word: &str) -> Result<Place, String> {
+    Place::named(word).ok_or_else(|| format!("the places are {}", PLACES.map(Place::word).join(", ")))
+}
+
+fn changes(word: &str) -> Result<Changes, String> {
+    match word {
+        "none" => Ok(Changes(false)),
+        "random" => Ok(Changes(true)),
+        _ => Err("one of none, random".to_owned()),
+    }
 }
 
 fn stranger(word: &str) -> Result<Stranger, String> {

@@ -6,6 +6,7 @@
 
 mod files;
 mod measure;
+pub(crate) mod meeting;
 mod role;
 mod stage;
 

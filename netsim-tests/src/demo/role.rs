@@ -24,7 +24,7 @@ const STOP_POLL: Duration = Duration::from_millis(50);
 const STOP_GRACE: Duration = Duration::from_secs(3);
 
 /// A running program.
-pub(super) struct Role {
+pub(crate) struct Role {
     name: String,
     child: Child,
     events: Receiver<Value>,
@@ -36,7 +36,7 @@ impl Role {
     ///
     /// # Errors
     /// If the log file cannot be made.
-    pub(super) fn command(executable: &Path, program: &str, log: &Path) -> Result<Command, DemoError> {
+    pub(crate) fn command(executable: &Path, program: &str, log: &Path) -> Result<Command, DemoError> {
         let log = File::create(log).map_err(|source| DemoError::Files {
             what: "the log of a role",
             source,
@@ -51,7 +51,7 @@ impl Role {
     }
 
     /// Listen to a child that was started from such a command.
-    pub(super) fn new(name: &str, mut child: Child, log: &Path) -> Self {
+    pub(crate) fn new(name: &str, mut child: Child, log: &Path) -> Self {
         let (sender, events) = sync_channel(EVENTS_WAITING_MAX);
         if let Some(output) = child.stdout.take() {
             std::thread::spawn(move || read_events(BufReader::new(output), &sender));
@@ -68,7 +68,7 @@ impl Role {
     ///
     /// # Errors
     /// [`DemoError::Timeout`] or [`DemoError::Stopped`].
-    pub(super) fn next(&self, deadline: Instant, stop: &Stop) -> Result<Option<Value>, DemoError> {
+    pub(crate) fn next(&self, deadline: Instant, stop: &Stop) -> Result<Option<Value>, DemoError> {
         loop {
             stop.check()?;
             match self.events.recv_timeout(STOP_POLL) {
@@ -89,7 +89,7 @@ impl Role {
     ///
     /// # Errors
     /// As [`Role::next`], and [`DemoError::Role`] if the program ended or reported an error before.
-    pub(super) fn wait_for(&self, kind: &str, deadline: Instant, stop: &Stop) -> Result<Value, DemoError> {
+    pub(crate) fn wait_for(&self, kind: &str, deadline: Instant, stop: &Stop) -> Result<Value, DemoError> {
         while let Some(event) = self.next(deadline, stop)? {
             match event["event"].as_str() {
                 Some(found) if found == kind => return Ok(event),
@@ -104,7 +104,7 @@ impl Role {
     ///
     /// # Errors
     /// As [`Role::next`].
-    pub(super) fn finish(mut self, deadline: Instant, stop: &Stop) -> Result<ExitStatus, DemoError> {
+    pub(crate) fn finish(mut self, deadline: Instant, stop: &Stop) -> Result<ExitStatus, DemoError> {
         while self.next(deadline, stop)?.is_some() {}
         self.child.wait().map_err(|source| DemoError::Files {
             what: "a role's end",
@@ -113,7 +113,7 @@ impl Role {
     }
 
     /// Process id, for measuring.
-    pub(super) fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 

@@ -9,17 +9,20 @@ use knothole_proto::path::{Path, Why};
 use knothole_proto::seed::Seed;
 use knothole_proto::wire::PathPolicy;
 
-use super::app::TrafficStats;
-use super::build::{NodeSpec, SERVER_IP, SERVER_IP6};
-use super::check::{Rule, Violation};
+use super::build::{NodeSpec, SERVER_IP, SERVER_IP6, SiteId};
+use super::changes::live_through;
+use super::check::Violation;
 use super::clock::epoch;
+use super::outcome::{Outcome, outcome};
+use super::place::{Pair, Place, Situation, sides};
+use super::recovery::late;
 use super::server::ServerSpec;
 use super::stranger::Mischief;
 use super::topology::HostId;
 use super::weather::Weather;
 use super::world::World;
-use crate::nat::{NatKind, Side};
-use crate::oracle::{Expect, expect, reaches};
+use crate::nat::NatKind;
+use crate::oracle::{Expect, reaches};
 
 /// Registration takes two round trips, and under heavy loss a long time: when packets are lost in runs and repetitions
 /// come every 8 s, one run can last for minutes.
@@ -43,6 +46,10 @@ const ASK_TIMES: u32 = 8;
 /// A direct path that must come about does so within this from the introduction (P9).
 const DIRECT_WITHIN: Duration = Duration::from_secs(10);
 
+/// The same where only a private address leads to the peer: such an address gets two probes in a round, which bursts of loss
+/// swallow, and the rounds lie further and further apart.
+const DIRECT_INSIDE_WITHIN: Duration = Duration::from_secs(120);
+
 /// Both sides are on one pair of addresses within this of being direct.
 const AGREE_WITHIN: Duration = Duration::from_secs(3);
 
@@ -62,35 +69,12 @@ pub struct Attempt {
     pub seed: u64,
     /// Does a stranger meddle?
     pub stranger: Option<Mischief>,
+    /// Where the two are, seen from each other.
+    pub place: Place,
+    /// Does a timeline of changes follow, after which all must be well again?
+    pub changes: bool,
     /// Moment that all clocks count from; makes no difference.
     pub epoch: Instant,
-}
-
-/// How an attempt ended.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Outcome {
-    /// Were both sides admitted by the server and introduced to each other?
-    pub met: bool,
-    /// Do both sides send straight to each other?
-    pub direct: bool,
-    /// From the wish to connect until both sides did.
-    pub to_direct: Option<Duration>,
-    /// Where each side's traffic ran in the end.
-    pub paths: [Option<Path>; 2],
-    /// Probes that each side sent.
-    pub probes: [u32; 2],
-    /// Most entries in any NAT.
-    pub nat_entries: usize,
-    /// Application traffic at each side.
-    pub traffic: [TrafficStats; 2],
-    /// Packets on all links, and how many of them were lost.
-    pub packets: (u64, u64),
-    /// Virtual time that the attempt took, registration included.
-    pub took: Duration,
-    /// Events in the trace.
-    pub events: u64,
-    /// Hash of all events.
-    pub trace: [u8; 32],
 }
 
 /// An attempt that broke a rule, with what repeats it.
@@ -115,7 +99,7 @@ impl fmt::Display for Failure {
 }
 
 impl Attempt {
-    /// A scenario without a stranger.
+    /// A scenario at two ends of the internet, without a stranger and without changes.
     pub fn new(a: &'static NatKind, b: &'static NatKind, weather: Weather, seed: u64) -> Self {
         Self {
             a,
@@ -123,6 +107,8 @@ impl Attempt {
             weather,
             seed,
             stranger: None,
+            place: Place::Apart,
+            changes: false,
             epoch: epoch(),
         }
     }
@@ -134,17 +120,16 @@ impl Attempt {
         self
     }
 
-    /// What the two NATs allow.
+    /// What the NATs allow before anything changes.
     #[must_use]
     pub fn expect(&self) -> Expect {
-        let [a, b] = self.sides();
-        expect(&a, &b)
+        self.situation().expect()
     }
 
     /// Does each side's network let it talk to the server?
     #[must_use]
     pub fn reaches(&self) -> [bool; 2] {
-        self.sides().map(|side| reaches(&side, &SERVERS))
+        self.situation().whole().map(|side| reaches(&side, &SERVERS))
     }
 
     /// Runs it.
@@ -160,11 +145,17 @@ impl Attempt {
     /// # Errors
     /// As [`Attempt::run`].
     pub fn run_in(&self, world: &mut World) -> Result<Outcome, Failure> {
-        self.play(world).map_err(|violation| Failure {
-            violation,
-            seed: self.seed,
-            command: self.command(),
-        })
+        self.play(world).map_err(|violation| self.failure(violation))
+    }
+
+    /// Runs the first part, until both sides know how it ends, and holds nothing against the oracle. For whoever wants to
+    /// know how often something comes about, not whether it may.
+    ///
+    /// # Errors
+    /// The first rule that was broken; that the two did not find each other counts as one.
+    pub fn observe(&self, world: &mut World) -> Result<Outcome, Failure> {
+        let ended = self.build(world).and_then(|pair| self.meet(world, &pair));
+        ended.map_err(|violation| self.failure(violation))
     }
 
     /// The command that repeats it.
@@ -172,13 +163,37 @@ impl Attempt {
     pub fn command(&self) -> String {
         let (a, b, weather, seed) = (self.a.name, self.b.name, self.weather.name, self.seed);
         let stranger = self.stranger.map_or("none", Mischief::word);
+        let (place, changes) = (self.place.word(), if self.changes { "random" } else { "none" });
         format!(
-            "knothole-netsim soak --seeds 1 --seed {seed} --a {a} --b {b} --weather {weather} --stranger {stranger} --journal"
+            "knothole-netsim soak --seeds 1 --seed {seed} --a {a} --b {b} --weather {weather} --stranger {stranger} \
+             --place {place} --changes {changes} --journal"
         )
     }
 
+    fn failure(&self, violation: Violation) -> Failure {
+        Failure {
+            violation,
+            seed: self.seed,
+            command: self.command(),
+        }
+    }
+
     fn play(&self, world: &mut World) -> Result<Outcome, Violation> {
-        let [a, b] = self.build(world)?;
+        let mut pair = self.build(world)?;
+        let ended = self.meet(world, &pair)?;
+        if !ended.met {
+            return Ok(ended);
+        }
+        self.judge(world, pair.hosts)?;
+        if self.changes {
+            live_through(world, &mut pair, self.seed)?;
+        }
+        Ok(ended.as_of(world, pair.hosts))
+    }
+
+    /// From nothing until both sides know how it ends.
+    fn meet(&self, world: &mut World, pair: &Pair) -> Result<Outcome, Violation> {
+        let [a, b] = pair.hosts;
         world.pair(a, b)?;
         let reaches = self.reaches();
         if reaches.contains(&false) {
@@ -190,18 +205,20 @@ impl Attempt {
         }
         world.run_for(SETTLE)?;
         let asked = world.now();
-        self.meet(world, [a, b])?;
+        self.ask(world, [a, b])?;
         let introduced = world.now();
-        let expected = self.expect();
         let done = |world: &World| world.is_direct(a, b) || is_decided(world, [a, b], asked);
         world.run_until(DIRECT_WITHIN, done)?;
-        if !world.is_direct(a, b) && expected == Expect::Must {
+        if !world.is_direct(a, b) && self.expect() == Expect::Must {
             // A lost round is healed by the next.
-            let left = (introduced + DIRECT_WITHIN).saturating_sub(world.now());
+            let within = match self.place {
+                Place::OneNetwork | Place::OneCarrier(_) => DIRECT_INSIDE_WITHIN,
+                Place::Apart | Place::BehindCarrier => DIRECT_WITHIN,
+            };
+            let left = (introduced + within).saturating_sub(world.now());
             world.run_until(left, |world| world.is_direct(a, b))?;
         }
         let to_direct = world.is_direct(a, b).then(|| world.now() - asked);
-        self.judge(world, [a, b], expected)?;
         Ok(outcome(world, [a, b], to_direct, true))
     }
 
@@ -226,7 +243,7 @@ impl Attempt {
     }
 
     /// The caller asks, again if no answer came, until both sides have a link.
-    fn meet(&self, world: &mut World, [a, b]: [HostId; 2]) -> Result<(), Violation> {
+    fn ask(&self, world: &mut World, [a, b]: [HostId; 2]) -> Result<(), Violation> {
         let met = |world: &World| world.path(a, b).is_some() && world.path(b, a).is_some();
         for _ in 0..ASK_TIMES {
             world.connect(a, b, PathPolicy::Auto)?;
@@ -237,31 +254,56 @@ impl Attempt {
         Err(late(world, a, "no introduction"))
     }
 
-    fn build(&self, world: &mut World) -> Result<[HostId; 2], Violation> {
+    fn build(&self, world: &mut World) -> Result<Pair, Violation> {
         let mut rng = Seed::from_number(self.seed).child("weather", 0).rng();
         let (up, down) = self.weather.draw(&mut rng);
         world.add_server(ServerSpec::default(), up, down);
-        let mut hosts = [HostId(0); 2];
-        for (host, side) in hosts.iter_mut().zip(self.sides()) {
+        let situation = self.situation();
+        let mut carrier = None;
+        let mut sites = Vec::new();
+        for side in 0..2 {
+            if side == 1 && self.place == Place::OneNetwork {
+                sites.push(sites[0]);
+                continue;
+            }
             let (up, down) = self.weather.draw(&mut rng);
-            let site = world.add_site(&side.nats, up, down);
+            let nats = &situation.own[side].nats;
+            sites.push(match self.place {
+                Place::OneNetwork => world.add_site(&situation.common, up, down),
+                Place::OneCarrier(_) => {
+                    let around: SiteId =
+                        *carrier.get_or_insert_with(|| world.add_site(&situation.common, up, down));
+                    world.add_site_behind(around, nats, up, down)
+                }
+                Place::Apart | Place::BehindCarrier => world.add_site(nats, up, down),
+            });
+        }
+        let sites = [sites[0], sites[1]];
+        let mut hosts = [HostId(0); 2];
+        for (side, host) in hosts.iter_mut().enumerate() {
             let spec = NodeSpec {
-                families: side.families,
+                families: situation.own[side].families,
                 ..NodeSpec::default()
             };
-            *host = world.add_node(site, spec)?;
+            *host = world.add_node(sites[side], spec)?;
         }
         if let Some(mischief) = self.stranger {
             world.let_stranger_in(mischief);
         }
-        Ok(hosts)
+        Ok(Pair {
+            hosts,
+            sites,
+            situation,
+        })
     }
 
-    fn sides(&self) -> [Side; 2] {
-        [self.a, self.b].map(|kind| kind.side(&SERVERS))
+    fn situation(&self) -> Situation {
+        Situation::new(self.place, sides([self.a, self.b], &SERVERS))
     }
 
-    fn judge(&self, world: &mut World, [a, b]: [HostId; 2], expected: Expect) -> Result<(), Violation> {
+    /// Is it what the NATs allow, and as sparing and honest as it must be?
+    fn judge(&self, world: &mut World, [a, b]: [HostId; 2]) -> Result<(), Violation> {
+        let expected = self.expect();
         let direct = world.is_direct(a, b);
         if expected == Expect::Must && !direct {
             let (one, two) = (world.path(a, b), world.path(b, a));
@@ -310,27 +352,4 @@ fn is_decided(world: &World, hosts: [HostId; 2], since: Duration) -> bool {
         (*at >= since && last) || matches!(event, Event::ConnectFailed { .. })
     };
     hosts.iter().all(|host| world.events(*host).iter().any(verdict))
-}
-
-fn late(world: &World, host: HostId, what: &str) -> Violation {
-    super::check::violation(Rule::Liveness, world.now(), host, what.to_owned())
-}
-
-fn outcome(world: &World, [a, b]: [HostId; 2], to_direct: Option<Duration>, met: bool) -> Outcome {
-    Outcome {
-        met,
-        direct: to_direct.is_some(),
-        to_direct,
-        paths: [world.path(a, b), world.path(b, a)],
-        probes: [world.probes_sent(a), world.probes_sent(b)],
-        nat_entries: world.nat_entries_max(),
-        traffic: [
-            world.traffic(a, b).unwrap_or_default(),
-            world.traffic(b, a).unwrap_or_default(),
-        ],
-        packets: world.packets(),
-        took: world.now(),
-        events: world.events_handled(),
-        trace: world.trace(),
-    }
 }

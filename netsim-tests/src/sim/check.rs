@@ -24,6 +24,10 @@ const UNATTESTED_PROBES_MAX: u32 = 2;
 /// Probes per destination address and round that an attested address may get before it answers.
 const ATTESTED_PROBES_MAX: u32 = 64;
 
+/// An introduction that follows another one so soon may find that one's round not yet begun, because a question was asked
+/// again and both answers came late: then each has its budget. A question is given up after 5 s.
+const ROUND_MAX: Duration = Duration::from_secs(5);
+
 /// Probes to one IP address in a minute while it does not answer: claimed by somebody, and attested by the server (P4).
 const UNATTESTED_MINUTE_MAX: u32 = 60;
 
@@ -108,7 +112,9 @@ struct NodeChecks {
     seen_as: BTreeMap<(SocketId, SocketAddr), (HostId, SocketAddr)>,
     /// Addresses that the server attested in the latest round of each session.
     attested: BTreeMap<SessionId, BTreeSet<IpAddr>>,
-    /// Probes of each session to each address since the latest introduction, while nothing genuine came from there.
+    /// The latest introduction to each session, and how many came within [`ROUND_MAX`] of one another.
+    rounds: BTreeMap<SessionTag, (Duration, u32)>,
+    /// Probes of each session to each address in these rounds, while nothing genuine came from there.
     unanswered: BTreeMap<(SessionTag, SocketAddr), u32>,
     /// Probes to each IP address in the minute that began then, while nothing genuine came from there.
     minutes: BTreeMap<IpAddr, (Duration, u32)>,
@@ -203,7 +209,7 @@ impl Checks {
     }
 
     /// The server introduced a node.
-    pub(super) fn introduced(&mut self, host: HostId, introduction: &Introduction) {
+    pub(super) fn introduced(&mut self, host: HostId, introduction: &Introduction, now: Duration) {
         let node = self.nodes.entry(host).or_default();
         let attested = introduction.candidates.iter().filter(|offer| offer.attested);
         let ips = attested
@@ -212,7 +218,13 @@ impl Checks {
         node.attested.insert(introduction.session, ips);
         // Another round is another introduction, with a budget of its own.
         let tag = introduction.session.tag();
-        node.unanswered.retain(|(session, _), _| *session != tag);
+        match node.rounds.get_mut(&tag) {
+            Some((last, rounds)) if now < *last + ROUND_MAX => (*last, *rounds) = (now, *rounds + 1),
+            _ => {
+                node.rounds.insert(tag, (now, 1));
+                node.unanswered.retain(|(session, _), _| *session != tag);
+            }
+        }
     }
 
     /// A connector says something.
@@ -301,6 +313,7 @@ impl NodeChecks {
         };
         let came = self.came.get(&to).copied().unwrap_or(0);
         let tag = session_of(bytes).ok_or("not a probe")?;
+        let schedule = schedule * self.rounds.get(&tag).map_or(1, |(_, rounds)| *rounds);
         let count = self.unanswered.entry((tag, to)).or_default();
         *count += 1;
         if *count > schedule + came {

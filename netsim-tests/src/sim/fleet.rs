@@ -11,7 +11,8 @@ use knothole_proto::wire::PathPolicy;
 
 use super::attempt::Failure;
 use super::build::{NodeSpec, SERVER_IP, SERVER_IP6, SiteId};
-use super::check::{Rule, Violation, violation};
+use super::check::Violation;
+use super::recovery::{self, Meeting};
 use super::server::ServerSpec;
 use super::stranger::Mischief;
 use super::topology::HostId;
@@ -19,20 +20,7 @@ use super::weather::Weather;
 use super::world::World;
 use crate::link::{LinkSpec, Loss};
 use crate::nat::{Families, Side, UdpPolicy, kinds};
-use crate::oracle::{Expect, expect, reaches};
-
-/// Every node that lives is registered within this, once nothing is wrong any more (P10).
-const REGISTERED_WITHIN: Duration = Duration::from_secs(60);
-
-/// A link that is wanted carries data within this (P10).
-const UP_WITHIN: Duration = Duration::from_secs(10);
-
-/// A pair that must become direct has done so within this, measured like [`UP_WITHIN`].
-const DIRECT_WITHIN: Duration = Duration::from_secs(15);
-
-/// Datagrams that must arrive at each side in one second of ten pings, when all is well: one may be on its way at
-/// either end of the second.
-const ARRIVALS: u64 = 8;
+use crate::oracle::{Expect, depends_on_history, expect, reaches};
 
 /// How a fleet fared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -184,7 +172,6 @@ impl Fleet {
             self.world.run_for(pause)?;
         }
         self.heal()?;
-        self.world.run_for(REGISTERED_WITHIN)?;
         self.all_registered()?;
         let pairs = self.meet()?;
         Ok(FleetOutcome {
@@ -289,65 +276,31 @@ impl Fleet {
         Ok(())
     }
 
-    fn all_registered(&self) -> Result<(), Violation> {
-        for member in &self.nodes {
-            if !self.world.is_registered(member.host) {
-                return Err(self.late(member.host, "is not registered"));
-            }
-        }
+    fn all_registered(&mut self) -> Result<(), Violation> {
+        let hosts: Vec<HostId> = self.nodes.iter().map(|member| member.host).collect();
+        let nats = self.sites.iter().flat_map(|place| &place.side.nats);
+        recovery::register(&mut self.world, &hosts, nats)?;
         let connected = self
             .world
             .server_stats(self.server)
             .map(|(registry, _)| registry.connected);
         if connected != Some(self.nodes.len()) {
             let what = format!("{connected:?} of {} nodes are connected", self.nodes.len());
-            return Err(self.late(self.server, &what));
+            return Err(recovery::late(&self.world, self.server, &what));
         }
         Ok(())
     }
 
     /// Every second pair of neighbours in the list connects.
     fn meet(&mut self) -> Result<(usize, usize), Violation> {
-        let pairs: Vec<(usize, usize)> = (0..self.nodes.len() / 2)
+        let pairs: Vec<Meeting> = (0..self.nodes.len() / 2)
             .map(|pair| (2 * pair, 2 * pair + 1))
-            .collect();
-        for (one, two) in &pairs {
-            let (one, two) = (self.nodes[*one].host, self.nodes[*two].host);
-            // Both ask: a session keeps what either side last wished for.
-            self.world.connect(one, two, PathPolicy::Auto)?;
-            self.world.connect(two, one, PathPolicy::Auto)?;
-        }
-        self.world.run_for(UP_WITHIN)?;
-        let hosts = |fleet: &Self, (one, two): (usize, usize)| (fleet.nodes[one].host, fleet.nodes[two].host);
-        let arrived = |fleet: &Self, pair| {
-            let (one, two) = hosts(fleet, pair);
-            [(one, two), (two, one)].map(|(host, peer)| {
-                let traffic = fleet.world.traffic(host, peer).unwrap_or_default();
-                traffic.by_relay + traffic.direct
+            .map(|(one, two)| Meeting {
+                hosts: [one, two].map(|index| self.nodes[index].host),
+                must: self.must_be_direct((one, two)),
             })
-        };
-        let before: Vec<[u64; 2]> = pairs.iter().map(|pair| arrived(self, *pair)).collect();
-        self.world.run_for(Duration::from_secs(1))?;
-        for (pair, before) in pairs.iter().zip(before) {
-            let after = arrived(self, *pair);
-            let (one, two) = hosts(self, *pair);
-            if after[0] < before[0] + ARRIVALS || after[1] < before[1] + ARRIVALS {
-                let paths = (self.world.path(one, two), self.world.path(two, one));
-                let what = format!("{before:?} to {after:?} datagrams with {two:?}, paths {paths:?}");
-                return Err(self.late(one, &what));
-            }
-        }
-        self.world.run_for(DIRECT_WITHIN - UP_WITHIN)?;
-        let mut direct = 0;
-        for pair in &pairs {
-            let (one, two) = hosts(self, *pair);
-            let is_direct = self.world.is_direct(one, two) && self.world.agree(one, two);
-            if self.must_be_direct(*pair) && !is_direct {
-                let paths = (self.world.path(one, two), self.world.path(two, one));
-                return Err(self.late(one, &format!("not direct with {two:?}: {paths:?}")));
-            }
-            direct += usize::from(is_direct);
-        }
+            .collect();
+        let direct = recovery::meet(&mut self.world, &pairs)?;
         Ok((pairs.len(), direct))
     }
 
@@ -357,20 +310,12 @@ impl Fleet {
             families: member.families,
             ..self.sites[member.place].side.clone()
         };
-        let (a, b) = (side(one), side(two));
+        let (mut a, mut b) = (side(one), side(two));
         if one.place == two.place {
             // Nothing is between hosts on one network.
-            let [a, b] = [a, b].map(|side| Side {
-                nats: Vec::new(),
-                ..side
-            });
-            return expect(&a, &b) == Expect::Must;
+            (a.nats, b.nats) = (Vec::new(), Vec::new());
         }
-        expect(&a, &b) == Expect::Must
-    }
-
-    fn late(&self, host: HostId, what: &str) -> Violation {
-        violation(Rule::Liveness, self.world.now(), host, what.to_owned())
+        expect(&a, &b) == Expect::Must && !depends_on_history(&a, &b)
     }
 
     fn below(&mut self, bound: usize) -> usize {

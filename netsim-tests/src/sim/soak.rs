@@ -1,12 +1,14 @@
-//! Many attempts, one after the other, and what they come to.
+//! Many attempts, and what they come to.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
 
 use knothole_proto::seed::Seed;
 
-use super::attempt::{Attempt, Failure, Outcome};
+use super::attempt::{Attempt, Failure};
 use super::fleet::FleetOutcome;
+use super::outcome::Outcome;
+use super::place::{PLACES, Place};
 use super::stranger::Mischief;
 use super::weather::{WEATHERS, Weather};
 use crate::nat::{NatKind, kinds};
@@ -25,9 +27,24 @@ pub struct Choice {
     pub weather: Option<Weather>,
     /// Whether a stranger meddles, and how. If not given, one attempt in eight has one.
     pub stranger: Option<Option<Mischief>>,
+    /// Where the two are. If not given, every second attempt has something other than two ends of the internet.
+    pub place: Option<Place>,
+    /// Whether a timeline of changes follows, which wants calm weather. If not given, one calm attempt in sixteen has one.
+    pub changes: Option<bool>,
 }
 
 impl Choice {
+    /// Two ends of the internet, no stranger, no changes; kinds and weather are drawn.
+    #[must_use]
+    pub fn plain() -> Self {
+        Self {
+            stranger: Some(None),
+            place: Some(Place::Apart),
+            changes: Some(false),
+            ..Self::default()
+        }
+    }
+
     /// The attempt that a seed stands for.
     #[must_use]
     pub fn attempt(&self, seed: u64) -> Attempt {
@@ -35,6 +52,7 @@ impl Choice {
         let mut pick = |below: usize| usize::try_from(rng.below(below as u64)).unwrap_or(0);
         let all = kinds();
         let (a, b, weather, stranger) = (pick(all.len()), pick(all.len()), pick(WEATHERS.len()), pick(16));
+        let (place, changes) = (pick(2 * PLACES.len()), pick(16) == 0);
         let drawn = match stranger {
             0 => Some(Mischief::Replay),
             1 => Some(Mischief::Race),
@@ -47,6 +65,10 @@ impl Choice {
             seed,
         );
         attempt.stranger = self.stranger.unwrap_or(drawn);
+        let drawn = PLACES.get(place).copied().unwrap_or(Place::Apart);
+        attempt.place = self.place.unwrap_or(drawn);
+        let undisturbed = attempt.weather == Weather::CALM && attempt.stranger.is_none();
+        attempt.changes = self.changes.unwrap_or(changes && undisturbed);
         attempt
     }
 }

@@ -28,7 +28,7 @@ pub struct Weather {
     pub corrupt: f64,
 }
 
-/// The named weathers.
+/// The weathers that random scenarios are drawn from.
 pub const WEATHERS: [Weather; 4] = [Weather::CALM, Weather::ORDINARY, Weather::ROUGH, Weather::STORM];
 
 impl Weather {
@@ -41,6 +41,13 @@ impl Weather {
         reorder: 0.0,
         duplicate: 0.0,
         corrupt: 0.0,
+    };
+
+    /// 50 ms one way between any two hosts, and nothing varies: what remains are the NATs. For numbers that are compared.
+    pub const STEADY: Self = Self {
+        name: "steady",
+        one_way: (Duration::from_millis(50), Duration::from_millis(50)),
+        ..Self::CALM
     };
 
     /// 10 to 100 ms one way, 5 ms jitter, 5 % loss.
@@ -71,10 +78,15 @@ impl Weather {
         ..Self::ROUGH
     };
 
+    /// Every weather that has a name.
+    pub fn all() -> impl Iterator<Item = Self> {
+        WEATHERS.into_iter().chain([Self::STEADY])
+    }
+
     /// The weather called `name`.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        WEATHERS.into_iter().find(|weather| weather.name == name)
+        Self::all().find(|weather| weather.name == name)
     }
 
     /// An access link, up and down, drawn from the range.

@@ -317,7 +317,7 @@ impl World {
                 Ok(())
             }
             News::Introduced(introduction) => {
-                self.checks.introduced(host, &introduction);
+                self.checks.introduced(host, &introduction, now);
                 Ok(())
             }
             News::Flood => Err(violation(

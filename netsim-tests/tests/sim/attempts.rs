@@ -21,7 +21,7 @@ fn ten_thousand_pairs_behind_port_restricted_nats_under_loss_all_become_direct()
         a: kind("port-restricted"),
         b: kind("port-restricted"),
         weather: Some(Weather::ORDINARY),
-        stranger: Some(None),
+        ..Choice::plain()
     };
     let begun = Instant::now();
     let tally = run(&choice, 0..10_000);
@@ -44,7 +44,7 @@ fn every_pair_of_easy_kinds_becomes_direct_in_every_weather() {
                 a: kind(a),
                 b: kind(b),
                 weather: Some(weather),
-                stranger: Some(None),
+                ..Choice::plain()
             };
             let tally = run(&choice, 0..25);
             assert_eq!(tally.direct, tally.runs, "{a} and {b}, {}", weather.name);
@@ -58,8 +58,7 @@ fn every_pair_of_kinds_ends_as_the_oracle_says() {
         let choice = Choice {
             a: Some(a),
             b: Some(b),
-            stranger: Some(None),
-            ..Choice::default()
+            ..Choice::plain()
         };
         let expected = choice.attempt(0).expect();
         let tally = run(&choice, 100..115);
@@ -82,7 +81,7 @@ fn at_fifty_milliseconds_each_way_the_median_is_direct_within_a_second() {
         a: kind("port-restricted"),
         b: kind("port-restricted"),
         weather: Some(weather),
-        stranger: Some(None),
+        ..Choice::plain()
     };
     let tally = run(&choice, 0..200);
     let (median, slowest) = (tally.to_direct(0.5).unwrap(), tally.to_direct(1.0).unwrap());
@@ -98,7 +97,7 @@ fn an_attempt_leaves_few_traces_in_the_routers() {
         a: kind("port-restricted"),
         b: kind("port-restricted"),
         weather: Some(Weather::CALM),
-        stranger: Some(None),
+        ..Choice::plain()
     };
     let tally = run(&choice, 0..100);
     assert!(tally.probes_max <= 30, "{} probes", tally.probes_max);

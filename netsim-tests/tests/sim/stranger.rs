@@ -46,6 +46,7 @@ fn a_stranger_who_is_faster_than_the_network_leads_no_path_astray() {
             b: kind("open"),
             weather: None,
             stranger: Some(Some(mischief)),
+            ..Choice::plain()
         };
         let tally = soak(0..300, &choice, |attempt, outcome| {
             for remote in remotes(outcome.paths).into_iter().flatten() {
