@@ -226,9 +226,13 @@ impl Plain {
                 }
             }
             Step::Transit(hop, due) => {
-                for due in due {
-                    let at = due.saturating_duration_since(epoch());
-                    self.queue.push(at, (hop, flight.clone()));
+                for arrival in due {
+                    let mut copy = flight.clone();
+                    if let Some(flip) = arrival.flip {
+                        copy.packet.bend(flip);
+                    }
+                    let at = arrival.at.saturating_duration_since(epoch());
+                    self.queue.push(at, (hop, copy));
                 }
             }
             Step::Lost(Loss::Refused(_, refusal)) => self.news.push_back(PlainNews::Refused {
