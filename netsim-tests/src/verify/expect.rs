@@ -226,7 +226,7 @@ impl<'a> Chain<'a> {
         };
         set(Property::Pooling, Value::Pooling(pooling));
         let addresses = usize::from(outermost.addresses.max(1));
-        set(Property::Addresses, Value::Count(addresses));
+        set(Property::Addresses, Value::Capacity(Capacity::Exactly(addresses)));
         if mapping == Mapping::EndpointIndependent || filtering == Filtering::EndpointIndependent {
             set(Property::Hairpin, Value::Hairpin(self.hairpin(outermost)));
         }

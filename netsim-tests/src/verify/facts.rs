@@ -207,7 +207,6 @@ pub enum Value {
     Scope(FilterScope),
     Ports(Ports),
     Pooling(Pooling),
-    Count(usize),
     Hairpin(HairpinSeen),
     Trace(Trace),
     Percent(u8),
@@ -264,7 +263,21 @@ impl Facts {
         self.0.iter().filter_map(compare).collect()
     }
 
-    /// Takes over what the other one has measured.
+    /// Leaves only what a measurement of nothing but timers can tell.
+    pub(super) fn retain_timers(&mut self) {
+        self.0.retain(|(_, property), _| {
+            matches!(
+                property,
+                Property::Reach
+                    | Property::Mapping
+                    | Property::Unreplied
+                    | Property::Stream
+                    | Property::InboundRefresh
+            )
+        });
+    }
+
+    /// Takes over what the other one has measured and this one has not.
     pub fn absorb(&mut self, other: Self) {
         for (key, value) in other.0 {
             let known = self.0.entry(key).or_insert(value);
@@ -433,7 +446,6 @@ impl fmt::Display for Value {
             Self::Ports(ports) => ports.fmt(f),
             Self::Pooling(Pooling::Paired) => f.write_str("paired"),
             Self::Pooling(Pooling::Arbitrary) => f.write_str("arbitrary"),
-            Self::Count(count) => count.fmt(f),
             Self::Hairpin(HairpinSeen::Nobody) => f.write_str("off"),
             Self::Hairpin(HairpinSeen::Inside) => f.write_str("internal"),
             Self::Hairpin(HairpinSeen::External) => f.write_str("external"),

@@ -36,6 +36,9 @@ pub(super) struct Probe {
 /// Measures the timers.
 pub(super) fn measure(scene: &mut Scene<'_>, depth: &Depth, facts: &mut Facts) -> Result<(), GroundError> {
     let path = scene.view.path;
+    if depth.absolute.is_none() {
+        facts.set(path, Property::Absolute, Value::Unmeasured("it takes minutes"));
+    }
     let Some(how) = &depth.lifetimes else {
         for property in [Property::Unreplied, Property::Stream, Property::InboundRefresh] {
             facts.set(path, property, Value::Unmeasured("it takes minutes"));

@@ -12,7 +12,7 @@ use knothole_proto::stun::Change;
 use crate::nat::{FilterScope, Filtering, Mapping, Pooling};
 
 use super::bench::Bench;
-use super::facts::{Facts, Path, Property, Reach, Value};
+use super::facts::{Capacity, Facts, Path, Property, Reach, Value};
 use super::ground::{Depth, Ground, GroundError, Handle, Place, Stage, View};
 use super::ports::{Seen, classify};
 use super::{icmp, lifetimes, neighbours, table, unsolicited};
@@ -24,6 +24,9 @@ const SAMPLE: usize = 40;
 /// Pause between two sockets of a sample, so that mappings of other people fall in between: with 30 a second, some 24
 /// in a sample.
 const SAMPLE_PAUSE: Duration = Duration::from_millis(20);
+
+/// So many hosts show every address of a small paired pool: each of four in all but one of 2,500 cases.
+const MANY_HOSTS: usize = 32;
 
 /// How long a sender is given to hear what the network says of its datagram.
 const HEARING: Duration = Duration::from_millis(150);
@@ -284,7 +287,14 @@ fn sample(scene: &mut Scene<'_>, facts: &mut Facts) -> Result<(), GroundError> {
                 scene.bench.close([socket]);
             }
         }
-        facts.set(path, Property::Addresses, Value::Count(addresses.len()));
+        // Few hosts do not show all addresses of a pool that gives each host one.
+        let few = pooling == Pooling::Paired && scene.view.hosts() < MANY_HOSTS;
+        let count = if few {
+            Capacity::Beyond(addresses.len())
+        } else {
+            Capacity::Exactly(addresses.len())
+        };
+        facts.set(path, Property::Addresses, Value::Capacity(count));
     }
     Ok(())
 }

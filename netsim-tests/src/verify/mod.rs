@@ -17,7 +17,11 @@
 //! # Ok::<(), knothole_netsim::verify::GroundError>(())
 //! ```
 
+#[cfg(target_os = "linux")]
+mod batch;
 mod bench;
+#[cfg(target_os = "linux")]
+mod coturn;
 mod expect;
 mod facts;
 mod ground;
@@ -25,6 +29,8 @@ mod icmp;
 mod lifetimes;
 mod measure;
 mod memory;
+#[cfg(target_os = "linux")]
+mod namespaces;
 mod neighbours;
 mod ports;
 mod report;
@@ -35,6 +41,10 @@ mod unsolicited;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+#[cfg(target_os = "linux")]
+pub use batch::{VerifyError, verify_in_namespaces};
+#[cfg(target_os = "linux")]
+pub use coturn::has_coturn;
 pub use expect::expected;
 pub use facts::{
     Capacity, Disagreement, Facts, HairpinSeen, Life, Path, Ports, Property, Reach, Said, Tcp, Trace, Value,
@@ -42,7 +52,9 @@ pub use facts::{
 pub use ground::{Arrival, Depth, Ground, GroundError, Handle, News, Place, Search, Stage};
 pub use measure::measure;
 pub use memory::Memory;
-pub use report::{Report, verify_in_memory};
+#[cfg(target_os = "linux")]
+pub use namespaces::{Namespaces, Yard};
+pub use report::{Report, Second, World, verify_in_memory};
 
 /// The observer's two addresses of each family. Globally scoped, since real software refuses to use documentation ranges.
 pub const SERVERS: [IpAddr; 4] = [

@@ -1,4 +1,4 @@
-//! [`Report`]: what became of verifying one kind in one world.
+//! [`Report`]: what became of verifying one kind in one world, and the ways to come by one.
 
 use crate::nat::NatKind;
 
@@ -9,22 +9,29 @@ use super::ground::GroundError;
 use super::measure::measure;
 use super::memory::Memory;
 
+/// A world in which a NAT can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum World {
+    /// In memory, with virtual time.
+    Sim,
+    /// Between namespaces, the NAT being the model of the world in memory.
+    Netns,
+}
+
 /// What was found about one kind in one world.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// Which kind.
     pub kind: &'static NatKind,
-    /// In which world: `sim`, `netns` or `kernel`.
-    pub world: &'static str,
-    /// What its description says.
-    pub described: Facts,
+    /// In which world.
+    pub world: World,
     /// What was measured.
     pub measured: Facts,
-    /// Where the two contradict each other.
+    /// Where that contradicts the description.
     pub disagreements: Vec<Disagreement>,
-    /// Known differences to the description in this world, as the kind states them.
+    /// In what this world is known to differ from the description, as the kind says it.
     pub known: Option<&'static str>,
-    /// What another program says, and where it contradicts.
+    /// What another program says.
     pub second: Option<Second>,
 }
 
@@ -33,36 +40,27 @@ pub struct Report {
 pub struct Second {
     /// Its words for mapping and filtering.
     pub says: String,
-    /// Where it contradicts our measurement.
+    /// Where they contradict our measurement, in words.
     pub contradictions: Vec<String>,
 }
 
-impl Report {
-    pub(super) fn new(
-        kind: &'static NatKind,
-        world: &'static str,
-        described: Facts,
-        measured: Facts,
-    ) -> Self {
-        Self {
-            kind,
-            world,
-            disagreements: described.disagreements(&measured),
-            described,
-            measured,
-            known: None,
-            second: None,
+impl World {
+    /// The word in tables and JSON.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Sim => "sim",
+            Self::Netns => "netns",
         }
     }
+}
 
+impl Report {
     /// Is the NAT what it says, as far as anybody can tell?
     #[must_use]
     pub fn agrees(&self) -> bool {
-        self.disagreements.is_empty()
-            && self
-                .second
-                .as_ref()
-                .is_none_or(|second| second.contradictions.is_empty())
+        let undisputed = |second: &Second| second.contradictions.is_empty();
+        self.disagreements.is_empty() && self.second.as_ref().is_none_or(undisputed)
     }
 }
 
@@ -75,5 +73,12 @@ pub fn verify_in_memory(kind: &'static NatKind) -> Result<Report, GroundError> {
     let side = kind.side(&SERVERS);
     let (mut ground, stage) = Memory::new(&side, 1);
     let measured = measure(&mut ground, &stage, &Memory::depth())?;
-    Ok(Report::new(kind, "sim", expected(&side, &stage), measured))
+    Ok(Report {
+        kind,
+        world: World::Sim,
+        disagreements: expected(&side, &stage).disagreements(&measured),
+        measured,
+        known: None,
+        second: None,
+    })
 }

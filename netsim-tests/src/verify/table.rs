@@ -55,6 +55,12 @@ pub(super) fn measure(scene: &mut Scene<'_>, depth: &Depth, facts: &mut Facts) -
         sockets.extend(again.map(|(socket, _)| socket));
         let recovers = keeps && again.is_some();
         facts.set(path, Property::TableRecovers, Value::Flag(recovers));
+    } else {
+        facts.set(
+            path,
+            Property::TableRecovers,
+            Value::Unmeasured("it takes minutes"),
+        );
     }
     scene.bench.close(sockets);
     scene.bench.ground().reboot()
