@@ -2,7 +2,8 @@
 //!
 //! [`nat`] and [`link`] say what a network does to packets, as pure machines driven by virtual or real time.
 //! [`fabric`] builds an internet of them between [namespaces](netns) of the Linux kernel; [`sim`] is a world in memory, with
-//! virtual time, in which the machines themselves run. [`oracle`] tells what must come of two NATs in any world.
+//! virtual time, in which the machines themselves run. [`oracle`] tells what must come of two NATs in any world, and
+//! [`verify`] measures whether each NAT of each world is what it is described as.
 
 #[cfg(target_os = "linux")]
 pub mod demo;
@@ -17,3 +18,4 @@ pub mod netns;
 pub mod oracle;
 pub mod parallel;
 pub mod sim;
+pub mod verify;

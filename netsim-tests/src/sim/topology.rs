@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use crate::link::{DueTimes, Flip, Link, LinkStats};
-use crate::nat::{DropReason, Flow, NatBox, Verdict};
+use crate::nat::{DropReason, Flow, NatBox, Refusal, Verdict};
 
 /// Bytes of IPv4 and UDP headers, which links count and datagrams do not.
 const HEADERS: usize = 28;
@@ -107,6 +107,8 @@ pub(super) enum Step {
 pub(super) enum Loss {
     /// A NAT dropped it.
     Nat(DropReason),
+    /// A NAT dropped it and says so to its sender.
+    Refused(DropReason, Refusal),
     /// Nobody has its destination address.
     Unroutable,
     /// It passed as many routers as it might.
@@ -117,7 +119,7 @@ impl Loss {
     /// For the journal.
     pub(super) fn word(self) -> &'static str {
         match self {
-            Self::Nat(reason) => reason.name(),
+            Self::Nat(reason) | Self::Refused(reason, _) => reason.name(),
             Self::Unroutable => "unroutable",
             Self::TtlExceeded => "ttl-exceeded",
         }
@@ -311,7 +313,8 @@ impl Topology {
         };
         match nat.inbound(packet.flow, now) {
             Verdict::Forward(flow) | Verdict::Hairpin(flow) => packet.flow = flow,
-            Verdict::Drop(reason) | Verdict::Reject(reason, _) => return Err(Loss::Nat(reason)),
+            Verdict::Drop(reason) => return Err(Loss::Nat(reason)),
+            Verdict::Reject(reason, refusal) => return Err(Loss::Refused(reason, refusal)),
         }
         Ok(())
     }
@@ -334,7 +337,8 @@ impl Topology {
                     packet.flow = flow;
                     return Ok(Leaving::At(net));
                 }
-                Verdict::Drop(reason) | Verdict::Reject(reason, _) => return Err(Loss::Nat(reason)),
+                Verdict::Drop(reason) => return Err(Loss::Nat(reason)),
+                Verdict::Reject(reason, refusal) => return Err(Loss::Refused(reason, refusal)),
             }
         }
         spend(packet, hops)?;
