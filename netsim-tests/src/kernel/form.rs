@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use crate::nat::{Filtering, Hairpin, InputPolicy, Ipv6, Mapping, NatSpec, PortAllocation, UdpPolicy};
+use crate::nat::{FilterScope, Filtering, Hairpin, InputPolicy, Ipv6, Mapping, NatSpec, PortAllocation, UdpPolicy};
 
 use super::ports::blocks;
 use super::{rules, service, six, table::Script};
@@ -90,7 +90,11 @@ fn by_conntrack_alone(spec: &NatSpec) -> bool {
         Mapping::AddressDependent => false,
         Mapping::AddressAndPortDependent => true,
     };
-    mapped && spec.filtering == Filtering::AddressAndPortDependent && spec.hairpin == Hairpin::Off
+    let scope = spec.filter_scope == FilterScope::Mapping || spec.mapping == Mapping::EndpointIndependent;
+    mapped
+        && scope
+        && spec.filtering == Filtering::AddressAndPortDependent
+        && spec.hairpin == Hairpin::Off
 }
 
 impl KernelForm<'_> {

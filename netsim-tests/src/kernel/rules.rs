@@ -76,17 +76,66 @@ impl Side {
     }
 }
 
-/// What the filter has to know about those whom an inside endpoint has sent to.
+/// What the filter has to know of those whom an inside endpoint has sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Peers {
-    /// Nothing: anyone may send, or connection tracking knows.
-    None,
-    /// By external endpoint: the addresses.
-    Addresses,
-    /// By inside endpoint: the addresses.
-    AddressesOfEndpoint,
-    /// By external endpoint: the endpoints.
-    Endpoints,
+struct Peers {
+    /// All mappings of an inside endpoint together; otherwise each external endpoint by itself.
+    by_inside: bool,
+    /// Address and port, not the address alone.
+    with_port: bool,
+}
+
+impl Peers {
+    /// `None`: anyone may send, or connection tracking knows by itself.
+    fn of(spec: &NatSpec) -> Option<Self> {
+        let by_inside =
+            spec.filter_scope == FilterScope::Endpoint && spec.mapping != Mapping::EndpointIndependent;
+        let turns = spec.hairpin != Hairpin::Off;
+        match spec.filtering {
+            Filtering::EndpointIndependent => None,
+            Filtering::AddressDependent => Some(Self {
+                by_inside,
+                with_port: false,
+            }),
+            Filtering::AddressAndPortDependent => (by_inside || turns).then_some(Self {
+                by_inside,
+                with_port: true,
+            }),
+        }
+    }
+
+    /// The type of their set.
+    fn key_type(self) -> &'static str {
+        if self.with_port {
+            "ipv4_addr . inet_service . ipv4_addr . inet_service"
+        } else {
+            "ipv4_addr . inet_service . ipv4_addr"
+        }
+    }
+
+    /// The element for the inside end of a flow and its remote one.
+    fn key(self, side: Side) -> String {
+        let own = if self.by_inside {
+            side.inside()
+        } else {
+            side.external()
+        };
+        let port = if self.with_port {
+            format!(" . {}", side.remote_port())
+        } else {
+            String::new()
+        };
+        format!("{own} . {}{port}", side.remote_address())
+    }
+
+    /// The element that an inbound packet asks for, by its present addresses.
+    fn inbound(self) -> &'static str {
+        if self.with_port {
+            "ip daddr . udp dport . ip saddr . udp sport"
+        } else {
+            "ip daddr . udp dport . ip saddr"
+        }
+    }
 }
 
 /// Which maps and sets this NAT needs.
@@ -99,26 +148,18 @@ struct Needs {
     used: bool,
     /// `seen`: inside endpoints that have a mapping.
     seen: bool,
-    peers: Peers,
+    peers: Option<Peers>,
 }
 
 impl Needs {
     fn of(spec: &NatSpec) -> Self {
         let clash = spec.input == InputPolicy::AcceptConntrackClash;
         let independent = spec.mapping == Mapping::EndpointIndependent;
-        let turns = spec.hairpin != Hairpin::Off;
-        let by_endpoint = spec.filter_scope == FilterScope::Endpoint && !independent;
-        let peers = match spec.filtering {
-            Filtering::EndpointIndependent => Peers::None,
-            Filtering::AddressDependent if by_endpoint => Peers::AddressesOfEndpoint,
-            Filtering::AddressDependent => Peers::Addresses,
-            Filtering::AddressAndPortDependent if turns => Peers::Endpoints,
-            Filtering::AddressAndPortDependent => Peers::None,
-        };
+        let peers = Peers::of(spec);
         let preserves_first = matches!(spec.ports, PortAllocation::PreserveThenCounter { .. });
         Self {
             outer: spec.mapping != Mapping::AddressAndPortDependent && !clash,
-            inner: turns || spec.filtering != Filtering::AddressAndPortDependent,
+            inner: peers.is_some() || spec.filtering == Filtering::EndpointIndependent,
             used: preserves_first
                 || (spec.ports == PortAllocation::Preserving && !(clash && independent)),
             seen: preserves_first,
@@ -127,7 +168,7 @@ impl Needs {
     }
 
     fn anything(&self) -> bool {
-        self.outer || self.inner || self.used || self.seen || self.peers != Peers::None
+        self.outer || self.inner || self.used || self.seen
     }
 }
 
@@ -186,12 +227,8 @@ fn declare(table: &mut Table, spec: &NatSpec, place: &Place, needs: &Needs) {
     if needs.seen {
         table.set("seen", endpoint);
     }
-    match needs.peers {
-        Peers::None => {}
-        Peers::Addresses | Peers::AddressesOfEndpoint => {
-            table.set("peers", "ipv4_addr . inet_service . ipv4_addr");
-        }
-        Peers::Endpoints => table.set("peers", "ipv4_addr . inet_service . ipv4_addr . inet_service"),
+    if let Some(peers) = needs.peers {
+        table.set("peers", peers.key_type());
     }
     if let InputPolicy::Blacklist { .. } = spec.input {
         table.set("barred", BARRED);
@@ -217,11 +254,12 @@ fn arrive(spec: &NatSpec, place: &Place, needs: &Needs) -> Chain {
     let mut chain = Chain::at("arrive", "nat hook prerouting priority dstnat");
     let inward = "dnat ip to ip daddr . udp dport map @inner";
     let condition = match (spec.filtering, needs.peers) {
-        // Established flows only, which connection tracking translates by itself.
-        (Filtering::AddressAndPortDependent, _) => None,
-        (_, Peers::Addresses) => Some("ip daddr . udp dport . ip saddr @peers "),
+        (Filtering::EndpointIndependent, _) => Some(String::new()),
         // The filter of the inside endpoint can be asked only after the translation.
-        _ => Some(""),
+        (_, Some(peers)) if peers.by_inside => Some(String::new()),
+        (Filtering::AddressDependent, Some(peers)) => Some(format!("{} @peers ", peers.inbound())),
+        // Established flows only, which connection tracking translates by itself.
+        _ => None,
     };
     if let Some(condition) = condition {
         chain.rule(format!("iifname \"wan0\" meta l4proto udp {condition}{inward}"));
@@ -285,21 +323,8 @@ fn record(spec: &NatSpec, needs: &Needs) -> Chain {
     chain.rule(format!("{BACK} ct direction original jump {}", keeper(Side::Original)));
     chain.rule(format!("{BACK} ct direction reply jump {}", keeper(Side::Reply)));
     // The receiver's filter sees the sender's external endpoint.
-    let receiver = Side::Reply;
-    let admitted = match needs.peers {
-        Peers::None => None,
-        Peers::Addresses => Some(format!("{} . {}", receiver.external(), receiver.remote_address())),
-        Peers::AddressesOfEndpoint => {
-            Some(format!("{} . {}", receiver.inside(), receiver.remote_address()))
-        }
-        Peers::Endpoints => Some(format!(
-            "{} . {} . {}",
-            receiver.external(),
-            receiver.remote_address(),
-            receiver.remote_port()
-        )),
-    };
-    if let Some(who) = admitted {
+    if let Some(peers) = needs.peers {
+        let who = peers.key(Side::Reply);
         chain.rule(format!(
             "{BACK} ct direction original meta l4proto udp {who} != @peers drop"
         ));
@@ -377,19 +402,8 @@ fn notes(spec: &NatSpec, place: &Place, needs: &Needs, side: Side) -> Vec<Note> 
     if needs.seen {
         note(always(), "seen", side.inside(), None);
     }
-    let peers = match needs.peers {
-        Peers::None => None,
-        Peers::Addresses => Some(format!("{} . {}", side.external(), side.remote_address())),
-        Peers::AddressesOfEndpoint => Some(format!("{} . {}", side.inside(), side.remote_address())),
-        Peers::Endpoints => Some(format!(
-            "{} . {} . {}",
-            side.external(),
-            side.remote_address(),
-            side.remote_port()
-        )),
-    };
-    if let Some(key) = peers {
-        note(always(), "peers", key, None);
+    if let Some(peers) = needs.peers {
+        note(always(), "peers", peers.key(side), None);
     }
     notes
 }
@@ -410,9 +424,9 @@ fn forward(spec: &NatSpec, needs: &Needs) -> Chain {
         .with("iifname \"lan0\" accept")
         .with("ct state established,related accept");
     let admitted = match (spec.filtering, needs.peers) {
+        (_, Some(peers)) if peers.by_inside => Some(format!("{} @peers ", peers.inbound())),
         (Filtering::AddressAndPortDependent, _) => None,
-        (_, Peers::AddressesOfEndpoint) => Some("ip daddr . udp dport . ip saddr @peers "),
-        _ => Some(""),
+        _ => Some(String::new()),
     };
     if let Some(condition) = admitted {
         let admitted = format!("ct status dnat meta l4proto udp {condition}");

@@ -51,7 +51,7 @@ pub(super) fn policy(udp: &UdpPolicy, tcp: &TcpPolicy) -> Table {
     }
     if *tcp != TcpPolicy::Open {
         for echo in ["icmp type echo-request", "icmpv6 type echo-request"] {
-            forward.rule(format!("iifname \"lan0\" {echo} drop"));
+            no(&mut forward, echo);
         }
     }
     let mut table = Table::new("inet", "lab_service");

@@ -1,15 +1,11 @@
-//! NATs that the kernel plays, over real sockets: do the rules do what the description says?
+//! Mapping, filtering and ports of kernel NATs: the whole grid, and every named kind.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 
 use knothole_netsim::fabric::{HostSpec, Lab, NatEngine};
-use knothole_netsim::nat::{
-    FilterScope, Filtering, Hairpin, InputPolicy, Mapping, NatSpec, PortAllocation, UdpPolicy, kinds,
-};
+use knothole_netsim::nat::{Filtering, Kernel, Mapping, NatSpec, PortAllocation, UdpPolicy, kinds};
 
-use crate::support::*;
-
-const PORTS: [u16; 2] = [3478, 3479];
+use super::*;
 
 /// An observer with two addresses and two ports, and a stranger.
 struct Observer {
@@ -78,22 +74,6 @@ impl Observer {
     }
 }
 
-fn reaches(from: &UdpSocket, to: &UdpSocket, address: SocketAddr) -> bool {
-    seen(from, to, address).is_some()
-}
-
-/// Host a behind these NATs of the kernel, the observer, a stranger.
-fn lab_of(chain: Vec<NatSpec>) -> Lab {
-    let lab = with_server()
-        .engine(NatEngine::Kernel)
-        .host("str", HostSpec::public([STRANGER]))
-        .host("a", HostSpec::behind(chain, LAN_A))
-        .build()
-        .unwrap();
-    assert!(lab.nats().all(|(_, engine)| engine == NatEngine::Kernel));
-    lab
-}
-
 /// Flows of four that leave from the own port of their socket: (least, most).
 fn kept(spec: &NatSpec) -> (usize, usize) {
     match (spec.ports, spec.mapping) {
@@ -102,7 +82,7 @@ fn kept(spec: &NatSpec) -> (usize, usize) {
         (PortAllocation::Preserving, Mapping::AddressAndPortDependent) => (1, 1),
         (PortAllocation::PreserveThenCounter { .. }, Mapping::EndpointIndependent) => (4, 4),
         (PortAllocation::PreserveThenCounter { .. }, Mapping::AddressDependent) => (2, 2),
-        (PortAllocation::PreserveThenCounter { .. }, _) => (1, 1),
+        (PortAllocation::PreserveThenCounter { .. }, Mapping::AddressAndPortDependent) => (1, 1),
         // By chance all of the flows of one mapping.
         _ => (0, 1),
     }
@@ -153,4 +133,68 @@ fn the_whole_grid_of_mapping_filtering_and_ports_measures_as_described() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_kind_that_the_kernel_can_play_measures_as_described() {
+    if !kernel_possible() {
+        return;
+    }
+    for kind in kinds() {
+        let chain = chain(kind.name);
+        let played = chain.iter().all(|spec| spec.kernel_form().is_ok());
+        assert_eq!(
+            played,
+            !matches!(kind.kernel, Kernel::Absent(_)),
+            "{}",
+            kind.name
+        );
+        let Some(spec) = chain.first().filter(|_| played && kind.families.v4) else {
+            continue;
+        };
+        if let UdpPolicy::Blocked(_) = spec.udp {
+            continue;
+        }
+        let lab = lab_of(chain.clone());
+        let observer = Observer::new(&lab);
+        let measured = observer.measure(&lab);
+        println!(
+            "{:26} {}, {}, {} of 4 ports kept",
+            kind.name, measured.mapping, measured.filtering, measured.kept
+        );
+        let (least, most) = kept(spec);
+        assert_eq!(measured.mapping, spec.mapping, "{}", kind.name);
+        assert_eq!(measured.filtering, spec.filtering, "{}", kind.name);
+        assert!(
+            (least..=most).contains(&measured.kept),
+            "{}: {measured:?}",
+            kind.name
+        );
+        if let UdpPolicy::OnlyTo(_) = spec.udp {
+            let (client, at) = (any(&lab, "a"), (STRANGER, PORTS[0]).into());
+            assert_eq!(seen(&client, &observer.stranger, at), None);
+        }
+    }
+}
+
+#[test]
+fn a_kind_without_a_kernel_form_is_played_by_the_model_and_the_lab_says_so() {
+    if !kernel_possible() {
+        return;
+    }
+    let lab = by_kernel()
+        .host("a", HostSpec::behind(chain("short-lived"), LAN_A))
+        .host("b", HostSpec::behind(chain("port-restricted"), LAN_B))
+        .build()
+        .unwrap();
+    let nats: Vec<_> = lab.nats().collect();
+    assert_eq!(
+        nats,
+        [("a.nat0", NatEngine::Model), ("b.nat0", NatEngine::Kernel)]
+    );
+    assert_eq!(lab.stats().nats["b.nat0"].engine, NatEngine::Kernel);
+    let (server, at) = server(&lab);
+    for host in ["a", "b"] {
+        assert!(seen(&any(&lab, host), &server, at).is_some());
+    }
 }
