@@ -4,7 +4,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use crate::nat::{FilterScope, Filtering, Hairpin, InputPolicy, Ipv6, Mapping, NatSpec, PortAllocation, UdpPolicy};
+use crate::nat::{
+    FilterScope, Filtering, Hairpin, InputPolicy, Ipv6, Mapping, NatSpec, PortAllocation, UdpPolicy,
+};
 
 use super::ports::blocks;
 use super::{rules, service, six, table::Script};
@@ -91,10 +93,7 @@ fn by_conntrack_alone(spec: &NatSpec) -> bool {
         Mapping::AddressAndPortDependent => true,
     };
     let scope = spec.filter_scope == FilterScope::Mapping || spec.mapping == Mapping::EndpointIndependent;
-    mapped
-        && scope
-        && spec.filtering == Filtering::AddressAndPortDependent
-        && spec.hairpin == Hairpin::Off
+    mapped && scope && spec.filtering == Filtering::AddressAndPortDependent && spec.hairpin == Hairpin::Off
 }
 
 impl KernelForm<'_> {

@@ -129,7 +129,11 @@ fn counted(step: u16, seed: u64) -> Vec<u32> {
 }
 
 fn greatest_common_divisor(a: u32, b: u32) -> u32 {
-    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+    if b == 0 {
+        a
+    } else {
+        greatest_common_divisor(b, a % b)
+    }
 }
 
 #[cfg(test)]
@@ -152,7 +156,10 @@ mod tests {
 
     #[test]
     fn blocks_are_aligned_and_disjoint_and_as_many_as_fit() {
-        assert_eq!((blocks(512), blocks(1), blocks(0), blocks(40_000)), (126, 64_512, 64_512, 0));
+        assert_eq!(
+            (blocks(512), blocks(1), blocks(0), blocks(40_000)),
+            (126, 64_512, 64_512, 0)
+        );
         let place = Place {
             externals: vec![Ipv4Addr::new(5, 5, 16, 2)],
             inside: (1..=3).map(|i| IpAddr::from([192, 168, 1, i])).collect(),
@@ -160,7 +167,9 @@ mod tests {
         };
         let all = subscribers(&place, 0, 512);
         assert_eq!(
-            all.iter().map(|(_, first, last)| (*first, *last)).collect::<Vec<_>>(),
+            all.iter()
+                .map(|(_, first, last)| (*first, *last))
+                .collect::<Vec<_>>(),
             [(65_024, 65_535), (1024, 1535), (1536, 2047)]
         );
         assert_eq!(subscribers(&place, 0, 32_768).len(), 1, "the others get none");

@@ -122,7 +122,11 @@ impl Router {
     /// Forgets every mapping and flow. No packets may pass meanwhile, or they may leave their mapping behind.
     pub(crate) fn reboot(&self) -> Result<(), LabError> {
         let mut state = self.state();
-        state.place.seed = state.place.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);
+        state.place.seed = state
+            .place
+            .seed
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .wrapping_add(1);
         load_rules(
             &self.namespace,
             &ruleset(self.namespace.name(), &state.spec, &state.place)?,

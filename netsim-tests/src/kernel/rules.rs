@@ -160,8 +160,7 @@ impl Needs {
         Self {
             outer: spec.mapping != Mapping::AddressAndPortDependent && !clash,
             inner: peers.is_some() || spec.filtering == Filtering::EndpointIndependent,
-            used: preserves_first
-                || (spec.ports == PortAllocation::Preserving && !(clash && independent)),
+            used: preserves_first || (spec.ports == PortAllocation::Preserving && !(clash && independent)),
             seen: preserves_first,
             peers,
         }
@@ -313,14 +312,20 @@ fn record(spec: &NatSpec, needs: &Needs) -> Chain {
         return chain;
     }
     chain.rule("meta l4proto != udp accept");
-    for (way, original, reply) in [(OUT, Side::Original, Side::Reply), (IN, Side::Reply, Side::Original)] {
+    for (way, original, reply) in [
+        (OUT, Side::Original, Side::Reply),
+        (IN, Side::Reply, Side::Original),
+    ] {
         chain.rule(format!("{way} ct direction original jump {}", keeper(original)));
         chain.rule(format!("{way} ct direction reply jump {}", keeper(reply)));
     }
     if spec.hairpin == Hairpin::Off {
         return chain;
     }
-    chain.rule(format!("{BACK} ct direction original jump {}", keeper(Side::Original)));
+    chain.rule(format!(
+        "{BACK} ct direction original jump {}",
+        keeper(Side::Original)
+    ));
     chain.rule(format!("{BACK} ct direction reply jump {}", keeper(Side::Reply)));
     // The receiver's filter sees the sender's external endpoint.
     if let Some(peers) = needs.peers {
@@ -329,8 +334,14 @@ fn record(spec: &NatSpec, needs: &Needs) -> Chain {
             "{BACK} ct direction original meta l4proto udp {who} != @peers drop"
         ));
     }
-    chain.rule(format!("{BACK} ct direction original jump {}", keeper(Side::Reply)));
-    chain.rule(format!("{BACK} ct direction reply jump {}", keeper(Side::Original)));
+    chain.rule(format!(
+        "{BACK} ct direction original jump {}",
+        keeper(Side::Reply)
+    ));
+    chain.rule(format!(
+        "{BACK} ct direction reply jump {}",
+        keeper(Side::Original)
+    ));
     if spec.hairpin == Hairpin::Internal {
         for side in Side::BOTH {
             let word = side.word();
@@ -351,12 +362,14 @@ fn keep(spec: &NatSpec, place: &Place, needs: &Needs, side: Side) -> [Chain; 2] 
     let lasting = format!("{}_lasting", keeper(side));
     let notes = |chain: Chain, life: String| {
         let rules = notes(spec, place, needs, side);
-        rules.into_iter().fold(chain, |chain, (condition, set, key, value)| {
-            let value = value.map(|value| format!(" : {value}")).unwrap_or_default();
-            chain.with(format!(
-                "meta l4proto udp {condition}update @{set} {{ {key} timeout {life}{value} }}"
-            ))
-        })
+        rules
+            .into_iter()
+            .fold(chain, |chain, (condition, set, key, value)| {
+                let value = value.map(|value| format!(" : {value}")).unwrap_or_default();
+                chain.with(format!(
+                    "meta l4proto udp {condition}update @{set} {{ {key} timeout {life}{value} }}"
+                ))
+            })
     };
     // Assured: both ways, for over two seconds.
     let short = Chain::named(&keeper(side)).with(format!("ct status & assured == assured goto {lasting}"));
@@ -411,10 +424,22 @@ fn notes(spec: &NatSpec, place: &Place, needs: &Needs, side: Side) -> Vec<Note> 
 /// One rule for all, because it counts by itself.
 fn room(spec: &NatSpec) -> Chain {
     let mut chain = Chain::named("room");
-    if spec.table_size < NatSpec::default().table_size {
-        chain.rule(format!("ct state new ct count over {} drop", spec.table_size));
+    if let Some(rule) = quota(spec) {
+        chain.rule(rule);
     }
     chain
+}
+
+/// The rule that refuses flows for which there is no room. A flow stays new until it is answered; that it is remembered
+/// already shows in its being confirmed.
+pub(super) fn quota(spec: &NatSpec) -> Option<String> {
+    let limited = spec.table_size < NatSpec::default().table_size;
+    limited.then(|| {
+        format!(
+            "ct state new ct status & confirmed != confirmed ct count over {} drop",
+            spec.table_size
+        )
+    })
 }
 
 /// Only what connection tracking knows or the filter has let in gets through.

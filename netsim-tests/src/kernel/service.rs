@@ -43,9 +43,16 @@ pub(super) fn policy(udp: &UdpPolicy, tcp: &TcpPolicy) -> Table {
         TcpPolicy::Open => {}
         TcpPolicy::OnlyPort(port) => no(&mut forward, &format!("tcp dport != {port}")),
         TcpPolicy::OnlyTo(proxy) => {
-            let (own, other) = if proxy.is_ipv4() { ("ip", "ipv6") } else { ("ip6", "ipv4") };
+            let (own, other) = if proxy.is_ipv4() {
+                ("ip", "ipv6")
+            } else {
+                ("ip6", "ipv4")
+            };
             no(&mut forward, &format!("meta nfproto {other} meta l4proto tcp"));
-            no(&mut forward, &format!("meta l4proto tcp {own} daddr != {}", proxy.ip()));
+            no(
+                &mut forward,
+                &format!("meta l4proto tcp {own} daddr != {}", proxy.ip()),
+            );
             no(&mut forward, &format!("tcp dport != {}", proxy.port()));
         }
     }

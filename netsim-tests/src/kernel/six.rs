@@ -2,7 +2,7 @@
 
 use crate::nat::{Filtering, InputPolicy, Ipv6, NatSpec};
 
-use super::rules::refuse;
+use super::rules::{quota, refuse};
 use super::table::{Chain, Table, time};
 
 /// The table that filters IPv6; `None` where it passes unfiltered.
@@ -26,11 +26,8 @@ pub(super) fn firewall(spec: &NatSpec) -> Option<Table> {
         Filtering::AddressAndPortDependent => None,
     };
     let mut forward = Chain::at("forward", "filter hook forward priority filter");
-    if spec.table_size < NatSpec::default().table_size {
-        forward.rule(format!(
-            "iifname \"lan0\" ct state new ct count over {} drop",
-            spec.table_size
-        ));
+    if let Some(quota) = quota(spec) {
+        forward.rule(format!("iifname \"lan0\" {quota}"));
     }
     if let Some((key, outbound, inbound)) = open {
         table.set("open", key);
@@ -49,7 +46,9 @@ pub(super) fn firewall(spec: &NatSpec) -> Option<Table> {
                 ));
             }
         }
-        forward.rule(format!("iifname \"wan0\" meta l4proto udp {inbound} @open accept"));
+        forward.rule(format!(
+            "iifname \"wan0\" meta l4proto udp {inbound} @open accept"
+        ));
     }
     forward.rule("iifname \"lan0\" accept");
     forward.rule("ct state established,related accept");

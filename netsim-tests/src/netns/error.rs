@@ -53,7 +53,9 @@ pub enum LabError {
     #[error("cannot find the program nft, which the kernel's NATs need: install the package nftables")]
     NoNft,
     /// The kernel, or the program `nft`, refuses the rules of a NAT.
-    #[error("the packet filter rules of {at} are refused ({said}): this kernel or nft lacks a feature of NAT")]
+    #[error(
+        "the packet filter rules of {at} are refused ({said}): this kernel or nft lacks a feature of NAT"
+    )]
     Rules {
         /// Whose rules.
         at: String,

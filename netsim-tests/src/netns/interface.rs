@@ -51,13 +51,10 @@ impl Reach<'_> {
         let all_v6 = (IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
         let any = |is: fn(&IpAddr) -> bool| addresses.iter().any(|(ip, _)| is(ip));
         match self {
-            Self::Everything => [
-                (any(IpAddr::is_ipv4), all_v4),
-                (any(IpAddr::is_ipv6), all_v6),
-            ]
-            .into_iter()
-            .filter_map(|(has, route)| has.then_some(route))
-            .collect(),
+            Self::Everything => [(any(IpAddr::is_ipv4), all_v4), (any(IpAddr::is_ipv6), all_v6)]
+                .into_iter()
+                .filter_map(|(has, route)| has.then_some(route))
+                .collect(),
             Self::Both => vec![all_v4, all_v6],
             Self::Only(ips) => ips.iter().map(|ip| (*ip, full_len(*ip))).collect(),
         }

@@ -171,10 +171,7 @@ fn ipv6_keeps_its_addresses_and_meets_the_same_filter() {
         assert_eq!(reaches(&one, &client, own), spec.ipv6 == Ipv6::Open);
         assert_eq!(seen(&client, &one, one.local_addr().unwrap()), Some(own));
         assert!(reaches(&one, &client, own));
-        let measured = (
-            reaches(&other_port, &client, own),
-            reaches(&other, &client, own),
-        );
+        let measured = (reaches(&other_port, &client, own), reaches(&other, &client, own));
         assert_eq!(measured, passes, "{spec}");
     }
 }

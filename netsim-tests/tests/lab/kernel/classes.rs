@@ -36,7 +36,8 @@ impl Observer {
 
     /// What is seen of one socket at both ports of both addresses.
     fn endpoints(&self, client: &UdpSocket) -> Vec<SocketAddr> {
-        let see = |(at, socket): &(SocketAddr, UdpSocket)| seen(client, socket, *at).expect("reaches the server");
+        let see =
+            |(at, socket): &(SocketAddr, UdpSocket)| seen(client, socket, *at).expect("reaches the server");
         self.sockets.iter().map(see).collect()
     }
 
@@ -61,7 +62,10 @@ impl Observer {
     fn filtering(&self, client: &UdpSocket) -> Filtering {
         let (first, observer) = &self.sockets[0];
         let external = seen(client, observer, *first).expect("reaches the server");
-        assert!(reaches(observer, client, external), "the one that was sent to answers");
+        assert!(
+            reaches(observer, client, external),
+            "the one that was sent to answers"
+        );
         let other_port = reaches(&self.sockets[1].1, client, external);
         let other_address = reaches(&self.sockets[2].1, client, external);
         assert_eq!(reaches(&self.stranger, client, external), other_address);
@@ -143,12 +147,7 @@ fn every_kind_that_the_kernel_can_play_measures_as_described() {
     for kind in kinds() {
         let chain = chain(kind.name);
         let played = chain.iter().all(|spec| spec.kernel_form().is_ok());
-        assert_eq!(
-            played,
-            !matches!(kind.kernel, Kernel::Absent(_)),
-            "{}",
-            kind.name
-        );
+        assert_eq!(played, !matches!(kind.kernel, Kernel::Absent(_)), "{}", kind.name);
         let Some(spec) = chain.first().filter(|_| played && kind.families.v4) else {
             continue;
         };

@@ -31,7 +31,11 @@ fn a_packet_that_comes_too_early_takes_the_port_only_where_the_router_accepts_it
             assert_eq!(seen(&peer, &client, external), None);
             let from = seen(&client, &peer, peer_at).unwrap();
             assert_eq!(from != external, moved, "{input:?}, trial {trial}");
-            assert_eq!(seen(&client, &server, at), Some(external), "the mapping itself stays");
+            assert_eq!(
+                seen(&client, &server, at),
+                Some(external),
+                "the mapping itself stays"
+            );
         }
     }
 }
@@ -68,7 +72,11 @@ fn plain_masquerade_lets_two_hosts_share_a_port_towards_different_destinations()
     let (other, other_at) = observer(&lab, 1, PORTS[0]);
     let of_a = seen(&a, &one, one_at).unwrap();
     assert_eq!(seen(&b, &other, other_at), Some(of_a));
-    assert_ne!(seen(&b, &one, one_at), Some(of_a), "the very flow that collides is moved");
+    assert_ne!(
+        seen(&b, &one, one_at),
+        Some(of_a),
+        "the very flow that collides is moved"
+    );
 }
 
 #[test]
@@ -94,7 +102,11 @@ fn a_hairpin_is_off_or_shows_the_inside_source_or_the_external_one() {
             };
             // The filter of b knows nobody but the server yet, that of a knows b after its own packet.
             let open = filtering == Filtering::EndpointIndependent;
-            assert_eq!(seen(&a, &b, of_b), first.filter(|_| open), "{hairpin:?}, {filtering}");
+            assert_eq!(
+                seen(&a, &b, of_b),
+                first.filter(|_| open),
+                "{hairpin:?}, {filtering}"
+            );
             assert_eq!(seen(&b, &a, of_a), second, "{hairpin:?}, {filtering}");
             assert_eq!(seen(&a, &b, of_b), first, "{hairpin:?}, {filtering}");
             assert_eq!(seen(&a, &server, at), Some(of_a), "the mapping is the same");
@@ -118,13 +130,20 @@ fn who_sends_something_unsolicited_is_barred_for_a_time() {
         let external = seen(&client, &server, at).unwrap();
         assert!(!reaches(&peer, &client, external));
         assert_eq!(seen(&client, &peer, peer_at), Some(external));
-        assert!(!reaches(&peer, &client, external), "solicited now, and barred all the same");
+        assert!(
+            !reaches(&peer, &client, external),
+            "solicited now, and barred all the same"
+        );
         // Three tries within the life, each longer after the first packet: only a fixed bar has ended by the last.
         for _ in 0..3 {
             pause(Duration::from_millis(400));
             peer.send_to(b"again", external).unwrap();
         }
-        assert_eq!(source_of(&client, b"again").is_some(), !refreshed, "refreshed: {refreshed}");
+        assert_eq!(
+            source_of(&client, b"again").is_some(),
+            !refreshed,
+            "refreshed: {refreshed}"
+        );
         pause(life + PATIENCE);
         client.send_to(b"hello", peer_at).unwrap();
         assert!(reaches(&peer, &client, external), "after silence it passes");
@@ -139,10 +158,22 @@ fn an_unsolicited_packet_is_answered_as_the_input_policy_says() {
     }
     for (input, error) in [
         (InputPolicy::Drop, None),
-        (InputPolicy::Reject(Refusal::PortUnreachable), Some(ErrorKind::ConnectionRefused)),
-        (InputPolicy::Reject(Refusal::Reset), Some(ErrorKind::ConnectionRefused)),
-        (InputPolicy::Reject(Refusal::AdminProhibited), Some(ErrorKind::HostUnreachable)),
-        (InputPolicy::AcceptConntrackClash, Some(ErrorKind::ConnectionRefused)),
+        (
+            InputPolicy::Reject(Refusal::PortUnreachable),
+            Some(ErrorKind::ConnectionRefused),
+        ),
+        (
+            InputPolicy::Reject(Refusal::Reset),
+            Some(ErrorKind::ConnectionRefused),
+        ),
+        (
+            InputPolicy::Reject(Refusal::AdminProhibited),
+            Some(ErrorKind::HostUnreachable),
+        ),
+        (
+            InputPolicy::AcceptConntrackClash,
+            Some(ErrorKind::ConnectionRefused),
+        ),
     ] {
         let lab = lab_of(vec![NatSpec {
             input,
@@ -244,11 +275,15 @@ fn a_full_table_refuses_new_flows_and_keeps_the_old_ones() {
     }]);
     let (server, at) = server(&lab);
     let clients: Vec<UdpSocket> = (0..7).map(|_| any(&lab, "a")).collect();
-    let passed: Vec<bool> = clients.iter().map(|client| reaches(client, &server, at)).collect();
+    let passed: Vec<bool> = clients
+        .iter()
+        .map(|client| reaches(client, &server, at))
+        .collect();
     assert_eq!(passed, [true, true, true, true, true, false, false]);
     assert!(clients[..5].iter().all(|client| reaches(client, &server, at)));
     let stats = &lab.stats().nats["a.nat0"].stats;
     assert_eq!((stats.sessions, stats.peak_entries), (5, 5));
+    assert!(!reaches(&clients[6], &server, at), "still no room");
     lab.reboot_nat("a").unwrap();
     assert!(reaches(&clients[6], &server, at));
 }

@@ -26,7 +26,10 @@ fn a_flow_one_way_ends_with_the_short_timeout() {
     let external = seen(&client, &server, at).unwrap();
     assert!(reaches(&server, &client, external));
     pause(2 * SECOND + 2 * PATIENCE);
-    assert!(!reaches(&server, &client, external), "an answer at once does not make it a stream");
+    assert!(
+        !reaches(&server, &client, external),
+        "an answer at once does not make it a stream"
+    );
     assert_ne!(seen(&client, &server, at).unwrap(), external, "a new port");
 }
 
@@ -103,7 +106,10 @@ fn icmp_errors_reach_the_host_and_never_end_a_mapping() {
     }
     let (opened, _) = observer(&lab, 0, 7000);
     assert_eq!(seen_connected(&client, &opened), Some(external));
-    assert!(reaches(&opened, &client, external), "the flow that was refused goes on");
+    assert!(
+        reaches(&opened, &client, external),
+        "the flow that was refused goes on"
+    );
     drop(server);
 }
 

@@ -42,7 +42,9 @@ fn lab_of(chain: Vec<NatSpec>) -> Lab {
 
 /// Hosts a and b in one network behind one NAT.
 fn two_inside(spec: NatSpec) -> Lab {
-    let hosts = by_kernel().nat("home", spec).host("a", HostSpec::lan("home", LAN_A));
+    let hosts = by_kernel()
+        .nat("home", spec)
+        .host("a", HostSpec::lan("home", LAN_A));
     built(hosts.host("b", HostSpec::lan("home", NEIGHBOUR)))
 }
 
@@ -58,7 +60,10 @@ fn observer(lab: &Lab, number: usize, port: u16) -> (UdpSocket, SocketAddr) {
 }
 
 fn stranger(lab: &Lab) -> (UdpSocket, SocketAddr) {
-    (socket(lab, "str", STRANGER, PORTS[0]), (STRANGER, PORTS[0]).into())
+    (
+        socket(lab, "str", STRANGER, PORTS[0]),
+        (STRANGER, PORTS[0]).into(),
+    )
 }
 
 fn reaches(from: &UdpSocket, to: &UdpSocket, address: SocketAddr) -> bool {

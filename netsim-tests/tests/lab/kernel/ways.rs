@@ -34,7 +34,11 @@ fn two_hosts_behind_one_kernel_nat_share_its_address_and_meet_directly() {
     let sessions = lab.stats().nats["home"].stats.sessions;
     let from = seen(&a, &b, (NEIGHBOUR, 6000).into()).unwrap();
     assert_eq!(from.ip(), LAN_A);
-    assert_eq!(lab.stats().nats["home"].stats.sessions, sessions, "it saw nothing of that");
+    assert_eq!(
+        lab.stats().nats["home"].stats.sessions,
+        sessions,
+        "it saw nothing of that"
+    );
 }
 
 #[test]
@@ -43,7 +47,10 @@ fn any_mixture_of_kernel_and_model_passes_packets_both_ways() {
         return;
     }
     let engines = [NatEngine::Kernel, NatEngine::Model];
-    for (outer, inner) in engines.iter().flat_map(|outer| engines.map(|inner| (*outer, inner))) {
+    for (outer, inner) in engines
+        .iter()
+        .flat_map(|outer| engines.map(|inner| (*outer, inner)))
+    {
         let lab = with_server()
             .nat_by("cgn", carrier(), None, outer)
             .nat_by("home-a", NatSpec::default(), Some("cgn"), inner)
@@ -117,7 +124,9 @@ fn tcp_passes_two_kernel_nats_whole_and_unharmed() {
     let at = SocketAddr::from((SERVERS[1], 443));
     let listen = || TcpListener::bind(at);
     let listener = lab.host("srv").unwrap().run(listen).unwrap().unwrap();
-    let sent: Vec<u8> = (0..3_000_000u32).map(|i| u8::try_from(i % 253).unwrap()).collect();
+    let sent: Vec<u8> = (0..3_000_000u32)
+        .map(|i| u8::try_from(i % 253).unwrap())
+        .collect();
     std::thread::scope(|scope| {
         let receiver = scope.spawn(|| {
             let (mut stream, from) = listener.accept().unwrap();
@@ -148,7 +157,9 @@ fn a_super_packet_passes_two_kernel_nats_whole() {
         };
         let lab = lab_of(vec![home, carrier()]);
         let (client, (server, at)) = (any(&lab, "a"), server(&lab));
-        let (sender, receiver) = [&client, &server].map(|s| UdpSocketState::new(s.into()).unwrap()).into();
+        let (sender, receiver) = [&client, &server]
+            .map(|s| UdpSocketState::new(s.into()).unwrap())
+            .into();
         let contents: Vec<u8> = (0..SEGMENTS)
             .flat_map(|i| [u8::try_from(i).unwrap(); SEGMENT])
             .collect();
@@ -192,7 +203,10 @@ fn a_lab_with_two_kernel_nats_is_there_at_once_and_leaves_nothing() {
     assert_eq!(inodes.len(), 5);
     let start = Instant::now();
     drop(labs);
-    println!("a lab with two kernel NATs: built in {built:?}, gone in {:?}", start.elapsed() / 5);
+    println!(
+        "a lab with two kernel NATs: built in {built:?}, gone in {:?}",
+        start.elapsed() / 5
+    );
     assert!(built < Duration::from_secs(5));
     assert!(threads() <= before + SLACK, "threads of labs that are gone");
 }
