@@ -2,7 +2,6 @@
 //! nftables). What the rules say is the caller's business.
 
 use std::env;
-use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -70,7 +69,7 @@ pub(super) fn try_rules(namespace: &Namespace) -> Result<(), LabError> {
 }
 
 fn find() -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_else(OsString::new);
+    let path = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&path).chain(SYSTEM_FOLDERS.map(PathBuf::from));
     folders.map(|folder| folder.join(NFT)).find(|file| file.is_file())
 }

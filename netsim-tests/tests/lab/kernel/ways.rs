@@ -185,35 +185,70 @@ fn a_super_packet_passes_two_kernel_nats_whole() {
 }
 
 #[test]
+fn checksums_are_right_where_the_kernel_completes_them_itself() {
+    if !kernel_possible() {
+        return;
+    }
+    for hairpin in [Hairpin::Internal, Hairpin::External] {
+        let home = by_kernel().nat("home", NatSpec { hairpin, ..carrier() });
+        let hosts = home
+            .host("a", HostSpec::lan("home", LAN_A))
+            .host("b", HostSpec::lan("home", NEIGHBOUR));
+        let lab = built(hosts.without_offload());
+        assert!(!lab.offload());
+        let (a, b) = (any(&lab, "a"), any(&lab, "b"));
+        let (server, at) = server(&lab);
+        let (of_a, of_b) = (seen(&a, &server, at).unwrap(), seen(&b, &server, at).unwrap());
+        assert!(reaches(&server, &a, of_a));
+        assert!(reaches(&a, &b, of_b) && reaches(&b, &a, of_a), "{hairpin:?}");
+    }
+}
+
+fn gone(name: &str) -> Lab {
+    let nats = by_kernel().nat(&format!("{name}1"), carrier()).nat_behind(
+        &format!("{name}2"),
+        &format!("{name}1"),
+        NatSpec::default(),
+    );
+    built(nats.host("a", HostSpec::lan(&format!("{name}2"), LAN_A)))
+}
+
+#[test]
 fn a_lab_with_two_kernel_nats_is_there_at_once_and_leaves_nothing() {
     if !kernel_possible() {
         return;
     }
-    let inode = |lab: &Lab| {
-        let link = || std::fs::read_link("/proc/thread-self/ns/net").unwrap();
-        lab.host("a").unwrap().run(link).unwrap()
-    };
-    let build = || lab_of(vec![NatSpec::default(), carrier()]);
-    drop(build());
-    let before = threads();
     let start = Instant::now();
-    let labs: Vec<Lab> = (0..5).map(|_| build()).collect();
+    let labs: Vec<Lab> = (0..5).map(|_| gone("drop")).collect();
     let built = start.elapsed() / 5;
-    let inodes: std::collections::BTreeSet<_> = labs.iter().map(inode).collect();
-    assert_eq!(inodes.len(), 5);
+    assert_eq!(keepers("drop"), 10);
     let start = Instant::now();
     drop(labs);
-    println!(
-        "a lab with two kernel NATs: built in {built:?}, gone in {:?}",
-        start.elapsed() / 5
-    );
+    let ended = start.elapsed() / 5;
+    println!("a lab with two kernel NATs: built in {built:?}, gone in {ended:?}");
+    assert_eq!(keepers("drop"), 0);
     assert!(built < Duration::from_secs(5));
-    assert!(threads() <= before + SLACK, "threads of labs that are gone");
 }
 
-/// Threads of other tests that may have begun meanwhile: far fewer than five labs of eight each.
-const SLACK: usize = 24;
+#[test]
+fn a_panic_leaves_nothing_either() {
+    if !kernel_possible() {
+        return;
+    }
+    let panics = || {
+        let _lab = gone("panic");
+        std::panic::panic_any(keepers("panic"));
+    };
+    let panic = std::thread::spawn(panics).join().unwrap_err();
+    assert_eq!(panic.downcast_ref(), Some(&2usize));
+    assert_eq!(keepers("panic"), 0);
+}
 
-fn threads() -> usize {
-    std::fs::read_dir("/proc/self/task").unwrap().count()
+/// Threads in the namespaces of NATs whose names begin so.
+fn keepers(name: &str) -> usize {
+    let threads = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let names = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("comm")).ok());
+    names
+        .filter(|comm| comm.starts_with(&format!("lab {name}")))
+        .count()
 }
