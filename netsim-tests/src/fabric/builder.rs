@@ -6,9 +6,10 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use crate::link::{Link, LinkSpec};
 use crate::nat::{NatBox, NatSpec};
-use crate::netns::{InterfaceSpec, LabError, Namespace, Tun, configure, open_tun};
+use crate::netns::{InterfaceSpec, LabError, Namespace, Reach, Tun, configure, open_tun};
 
 use super::engine::Engine;
+use super::kernel_nat::{NatEngine, Port, Routers, start_routers};
 use super::lab::{HostParts, Lab};
 use super::network::{Access, CORE, Hop, Host, Nat, Network, Realm};
 use super::stats::HostStats;
@@ -17,11 +18,11 @@ use super::stats::HostStats;
 pub(super) const INTERFACE: &str = "eth0";
 
 /// Its MTU in bytes: Ethernet's.
-const MTU: u32 = 1500;
+pub(super) const MTU: u32 = 1500;
 
 /// Packets that a host's device queues for the wire. Linux's default for TUN is 500; a sender of small packets fills
 /// that in 2 ms while the wire serves another host.
-const DEVICE_QUEUE: u32 = 2000;
+pub(super) const DEVICE_QUEUE: u32 = 2000;
 
 /// Prefix lengths of host addresses.
 const V4_PREFIX: u8 = 24;
@@ -105,10 +106,21 @@ impl HostSpec {
 #[derive(Clone, Debug, Default)]
 pub struct LabBuilder {
     hosts: Vec<(String, HostSpec)>,
-    nats: Vec<(String, NatSpec, Option<String>)>,
+    nats: Vec<NatPlan>,
     links: BTreeMap<String, AccessLink>,
     seed: u64,
     no_offload: bool,
+    engine: NatEngine,
+}
+
+/// A NAT with a name.
+#[derive(Clone, Debug)]
+struct NatPlan {
+    name: String,
+    spec: NatSpec,
+    outer: Option<String>,
+    /// Who plays it; `None`: whoever plays all others.
+    engine: Option<NatEngine>,
 }
 
 impl LabBuilder {
@@ -121,15 +133,37 @@ impl LabBuilder {
 
     /// Adds a NAT with a public address, for hosts of [`HostSpec::lan`] or for other NATs.
     #[must_use]
-    pub fn nat(mut self, name: &str, spec: NatSpec) -> Self {
-        self.nats.push((name.to_owned(), spec, None));
-        self
+    pub fn nat(self, name: &str, spec: NatSpec) -> Self {
+        self.add_nat(name, spec, None, None)
     }
 
     /// Adds a NAT in the network behind another one, which must have been added before.
     #[must_use]
-    pub fn nat_behind(mut self, name: &str, outer: &str, spec: NatSpec) -> Self {
-        self.nats.push((name.to_owned(), spec, Some(outer.to_owned())));
+    pub fn nat_behind(self, name: &str, outer: &str, spec: NatSpec) -> Self {
+        self.add_nat(name, spec, Some(outer), None)
+    }
+
+    /// Adds a NAT that is played by `engine` whatever plays the others: with a public address, or in the network behind
+    /// `outer`.
+    #[must_use]
+    pub fn nat_by(self, name: &str, spec: NatSpec, outer: Option<&str>, engine: NatEngine) -> Self {
+        self.add_nat(name, spec, outer, Some(engine))
+    }
+
+    /// Who plays the NATs; [`NatEngine::Model`] unless said.
+    #[must_use]
+    pub fn engine(mut self, engine: NatEngine) -> Self {
+        self.engine = engine;
+        self
+    }
+
+    fn add_nat(mut self, name: &str, spec: NatSpec, outer: Option<&str>, engine: Option<NatEngine>) -> Self {
+        self.nats.push(NatPlan {
+            name: name.to_owned(),
+            spec,
+            outer: outer.map(str::to_owned),
+            engine,
+        });
         self
     }
 
@@ -162,14 +196,15 @@ impl LabBuilder {
     pub fn build(self) -> Result<Lab, LabError> {
         let mut plan = Plan {
             seed: self.seed,
+            engine: self.engine,
             ..Plan::new()
         };
-        for (name, spec, outer) in self.nats {
-            let outside = match outer {
+        for nat in self.nats {
+            let outside = match nat.outer {
                 Some(outer) => plan.inside_of(&outer)?,
                 None => CORE,
             };
-            plan.add_nat(&name, spec, outside)?;
+            plan.add_nat(&nat.name, nat.spec, outside, nat.engine)?;
         }
         for (name, spec) in self.hosts {
             plan.add_host(&name, spec)?;
@@ -184,6 +219,9 @@ impl LabBuilder {
 /// The description worked out: the network, and what each host gets.
 struct Plan {
     seed: u64,
+    engine: NatEngine,
+    /// Who is to play each NAT.
+    engines: Vec<NatEngine>,
     network: Network,
     nat_names: Vec<String>,
     host_names: Vec<String>,
@@ -195,6 +233,8 @@ impl Plan {
     fn new() -> Self {
         Self {
             seed: 0,
+            engine: NatEngine::default(),
+            engines: Vec::new(),
             network: Network::new(),
             nat_names: Vec::new(),
             host_names: Vec::new(),
@@ -210,7 +250,13 @@ impl Plan {
             .ok_or_else(|| LabError::UnknownNat(nat.to_owned()))
     }
 
-    fn add_nat(&mut self, name: &str, spec: NatSpec, outside: usize) -> Result<usize, LabError> {
+    fn add_nat(
+        &mut self,
+        name: &str,
+        spec: NatSpec,
+        outside: usize,
+        engine: Option<NatEngine>,
+    ) -> Result<usize, LabError> {
         if self.nat_names.iter().any(|known| known == name) {
             return Err(LabError::DuplicateName(name.to_owned()));
         }
@@ -219,8 +265,10 @@ impl Plan {
         let inside = self.network.realms.len();
         let nat = NatBox::new(spec, external, self.next_seed());
         let externals = nat.externals();
+        self.engines.push(engine.unwrap_or(self.engine));
         self.network.nats.push(Nat {
             nat,
+            kernel: None,
             outside,
             inside,
             access: None,
@@ -229,8 +277,8 @@ impl Plan {
             gateway: Some(index),
             ..Realm::default()
         });
-        for external in externals {
-            self.route(outside, external.into(), Hop::Nat(index))?;
+        for address in externals {
+            self.route(outside, address.into(), Hop::Nat(index))?;
         }
         self.nat_names.push(name.to_owned());
         Ok(inside)
@@ -251,7 +299,7 @@ impl Plan {
                 let numbered = nats.into_iter().enumerate().rev();
                 let outermost = Ok(CORE);
                 numbered.fold(outermost, |outside, (level, spec)| {
-                    self.add_nat(&format!("{name}.nat{level}"), spec, outside?)
+                    self.add_nat(&format!("{name}.nat{level}"), spec, outside?, None)
                 })?
             }
         };
@@ -264,6 +312,7 @@ impl Plan {
         }
         let access = self.access(realm, index);
         let own = (realm == CORE).then_some(access);
+        self.network.ports.push(Port::Host(index));
         self.network.hosts.push(Host {
             realm,
             access: own,
@@ -344,7 +393,8 @@ impl Plan {
         self.seed
     }
 
-    fn build(self, wanted: bool) -> Result<Lab, LabError> {
+    fn build(mut self, wanted: bool) -> Result<Lab, LabError> {
+        let seed = self.next_seed();
         let mut hosts = Vec::new();
         let mut tuns = Vec::new();
         for (name, addresses) in self.host_names.iter().zip(self.addresses) {
@@ -356,6 +406,9 @@ impl Plan {
                 namespace,
             });
         }
+        let routers = start_routers(&mut self.network, &self.nat_names, &self.engines, seed, wanted)?;
+        let Routers { routers, devices } = routers;
+        tuns.extend(devices);
         let offload = tuns.iter().all(|tun| tun.offload);
         if wanted && !offload {
             tracing::info!(
@@ -363,7 +416,7 @@ impl Plan {
             );
         }
         let engine = Engine::start(self.network, tuns).map_err(LabError::Thread)?;
-        Ok(Lab::new(engine, hosts, self.nat_names, offload))
+        Ok(Lab::new(engine, hosts, self.nat_names, routers, offload))
     }
 }
 
@@ -380,6 +433,7 @@ fn attach(namespace: &Namespace, addresses: &[IpAddr], offload: bool) -> Result<
         let spec = InterfaceSpec {
             name: INTERFACE,
             addresses: &prefixed,
+            reach: Reach::Everything,
             mtu: MTU,
             queue: DEVICE_QUEUE,
         };

@@ -3,13 +3,15 @@
 use std::net::IpAddr;
 use std::process::{Child, Command};
 
+use crate::kernel::Router;
 use crate::nat::{NatBox, UdpPolicy};
 use crate::netns::{LabError, Namespace, remove_address};
 
 use super::builder::{AccessLink, INTERFACE, LabBuilder, prefix_len};
 use super::engine::Engine;
+use super::kernel_nat::{NatEngine, report};
 use super::network::{Hop, Network};
-use super::stats::{LabStats, LinkPairStats, NatReport};
+use super::stats::{LabStats, LinkPairStats};
 
 /// A running lab. Dropping it stops the wire, kills the programs that it started and lets the namespaces go.
 #[derive(Debug)]
@@ -18,6 +20,8 @@ pub struct Lab {
     engine: Engine,
     hosts: Vec<HostParts>,
     nat_names: Vec<String>,
+    /// Those of the NATs that the kernel plays, in the order of the names.
+    routers: Vec<Option<Router>>,
     offload: bool,
 }
 
@@ -42,11 +46,18 @@ impl Lab {
         LabBuilder::default()
     }
 
-    pub(super) fn new(engine: Engine, hosts: Vec<HostParts>, nat_names: Vec<String>, offload: bool) -> Self {
+    pub(super) fn new(
+        engine: Engine,
+        hosts: Vec<HostParts>,
+        nat_names: Vec<String>,
+        routers: Vec<Option<Router>>,
+        offload: bool,
+    ) -> Self {
         Self {
             engine,
             hosts,
             nat_names,
+            routers,
             offload,
         }
     }
@@ -66,6 +77,12 @@ impl Lab {
     /// Names of the hosts, in the order in which they were added.
     pub fn host_names(&self) -> impl Iterator<Item = &str> {
         self.hosts.iter().map(|host| host.name.as_str())
+    }
+
+    /// Names of the NATs, and who plays each: the model also where the kernel was asked but has no form of it.
+    pub fn nats(&self) -> impl Iterator<Item = (&str, NatEngine)> {
+        let engines = self.routers.iter().map(NatEngine::of);
+        self.nat_names.iter().map(String::as_str).zip(engines)
     }
 
     /// Do super-packets of up to 64 KiB pass whole?
@@ -89,31 +106,34 @@ impl Lab {
     ///
     /// # Errors
     ///
-    /// [`LabError::UnknownHost`], [`LabError::NoNat`] for a public host.
+    /// [`LabError::UnknownHost`], [`LabError::NoNat`] for a public host; [`LabError::Rules`].
     pub fn set_udp_policy(&self, host: &str, policy: UdpPolicy) -> Result<(), LabError> {
-        self.change_nat(host, |nat| nat.set_udp(policy))
+        self.change_nat(host, |nat, router| {
+            router.map_or(Ok(()), |router| router.set_udp(&policy))?;
+            nat.set_udp(policy);
+            Ok(())
+        })
     }
 
     /// Lets a host's innermost NAT forget all mappings, as a power cycle does.
     ///
     /// # Errors
     ///
-    /// [`LabError::UnknownHost`], [`LabError::NoNat`] for a public host.
+    /// [`LabError::UnknownHost`], [`LabError::NoNat`] for a public host; [`LabError::Rules`].
     pub fn reboot_nat(&self, host: &str) -> Result<(), LabError> {
-        self.change_nat(host, NatBox::reboot)
+        self.change_nat(host, |nat, router| {
+            nat.reboot();
+            router.map_or(Ok(()), Router::reboot)
+        })
     }
 
     /// Everything counted so far.
     #[must_use]
     pub fn stats(&self) -> LabStats {
         let network = self.engine.network();
-        let nats = self.nat_names.iter().zip(&network.nats).map(|(name, nat)| {
-            let report = NatReport {
-                external: nat.nat.external(),
-                stats: nat.nat.stats(),
-            };
-            (name.clone(), report)
-        });
+        let played = network.nats.iter().zip(&self.routers);
+        let nats = self.nat_names.iter().zip(played);
+        let nats = nats.map(|(name, (nat, router))| (name.clone(), report(&nat.nat, router.as_ref())));
         let hosts = self
             .hosts
             .iter()
@@ -140,14 +160,18 @@ impl Lab {
         }
     }
 
-    fn change_nat(&self, host: &str, change: impl FnOnce(&mut NatBox)) -> Result<(), LabError> {
+    /// Changes a host's innermost NAT while no packet moves.
+    fn change_nat(
+        &self,
+        host: &str,
+        change: impl FnOnce(&mut NatBox, Option<&Router>) -> Result<(), LabError>,
+    ) -> Result<(), LabError> {
         let index = self.host(host)?.index;
         let mut network = self.engine.network();
         let gateway = network
             .gateway_of(index)
             .ok_or_else(|| LabError::NoNat(host.to_owned()))?;
-        change(&mut network.nats[gateway].nat);
-        Ok(())
+        change(&mut network.nats[gateway].nat, self.routers[gateway].as_ref())
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Instant;
 use crate::link::{Arrival, Link};
 use crate::nat::{NatBox, Verdict};
 
+use super::kernel_nat::{Port, Ports};
 use super::packet::{BUFFER_LEN, Packet};
 use super::pool::Pool;
 use super::segment::segments;
@@ -44,7 +45,10 @@ pub(super) struct Realm {
 
 #[derive(Debug)]
 pub(super) struct Nat {
+    /// The model; where the kernel plays the NAT, only its description and addresses are used.
     pub(super) nat: NatBox,
+    /// The devices of the router that plays it, if the kernel does.
+    pub(super) kernel: Option<Ports>,
     pub(super) outside: usize,
     pub(super) inside: usize,
     pub(super) access: Option<usize>,
@@ -77,12 +81,15 @@ enum At {
     Down(usize),
     Inbound(usize),
     Host(usize),
+    /// At the device of a NAT that the kernel plays.
+    Port(usize),
 }
 
-/// A packet that has reached its host, which is to be written to its device.
+/// A packet that is to be written to a device: it has reached its host, or a NAT that the kernel plays.
 #[derive(Debug)]
 pub(super) struct Delivery {
-    pub(super) host: usize,
+    /// Index among the [ports](Network::ports).
+    pub(super) port: usize,
     pub(super) packet: Packet,
 }
 
@@ -92,6 +99,8 @@ pub(super) struct Network {
     pub(super) nats: Vec<Nat>,
     pub(super) hosts: Vec<Host>,
     pub(super) accesses: Vec<Access>,
+    /// What is behind each device: the hosts in their order, then the NATs that the kernel plays.
+    pub(super) ports: Vec<Port>,
     pub(super) pool: Pool,
     drops: [u64; FabricDrop::ALL.len()],
     waiting: BinaryHeap<Waiting>,
@@ -109,13 +118,30 @@ impl Network {
         }
     }
 
-    /// A packet from a host. What arrives at once is appended to `out`.
-    pub(super) fn inject(&mut self, host: usize, packet: Packet, now: Instant, out: &mut Vec<Delivery>) {
-        let sender = &mut self.hosts[host];
-        sender.stats.sent_packets += packet.wire_count();
-        sender.stats.sent_bytes += packet.ip().len() as u64;
-        let at = sender.access.map_or(At::Realm(sender.realm), At::Up);
-        self.work.push_back((at, packet));
+    /// A packet from a device. What arrives at once is appended to `out`.
+    pub(super) fn inject(&mut self, port: usize, packet: Packet, now: Instant, out: &mut Vec<Delivery>) {
+        match self.ports[port] {
+            Port::Host(host) => {
+                let sender = &mut self.hosts[host];
+                sender.stats.sent_packets += packet.wire_count();
+                sender.stats.sent_bytes += packet.ip().len() as u64;
+                let at = sender.access.map_or(At::Realm(sender.realm), At::Up);
+                self.work.push_back((at, packet));
+            }
+            Port::Outside(nat) => {
+                let gateway = &self.nats[nat];
+                let at = gateway.access.map_or(At::Realm(gateway.outside), At::Up);
+                self.work.push_back((at, packet));
+            }
+            Port::Inside(nat) => {
+                let inside = self.nats[nat].inside;
+                // What is for nobody there must not go round and round through the router.
+                if !self.realms[inside].routes.contains_key(&packet.destination()) {
+                    return self.end(packet, FabricDrop::NoRoute);
+                }
+                self.work.push_back((At::Realm(inside), packet));
+            }
+        }
         self.advance(now, out);
     }
 
@@ -156,8 +182,9 @@ impl Network {
                     let receiver = &mut self.hosts[host].stats;
                     receiver.received_packets += packet.wire_count();
                     receiver.received_bytes += packet.ip().len() as u64;
-                    out.push(Delivery { host, packet });
+                    out.push(Delivery { port: host, packet });
                 }
+                At::Port(port) => out.push(Delivery { port, packet }),
             }
         }
     }
@@ -183,6 +210,9 @@ impl Network {
 
     /// From inside a NAT to its outside. Its life is checked first: what ends here makes no mapping.
     fn leave(&mut self, nat: usize, mut packet: Packet, now: Instant) {
+        if let Some(kernel) = self.nats[nat].kernel {
+            return self.work.push_back((At::Port(kernel.inside), packet));
+        }
         if !packet.hop() {
             return self.end(packet, FabricDrop::TtlExpired);
         }
@@ -201,6 +231,9 @@ impl Network {
 
     /// From outside a NAT to its inside. Its tables see the packet before its life is checked.
     fn enter(&mut self, nat: usize, mut packet: Packet, now: Instant) {
+        if let Some(kernel) = self.nats[nat].kernel {
+            return self.work.push_back((At::Port(kernel.outside), packet));
+        }
         let Some(flow) = packet.flow() else {
             return self.end(packet, FabricDrop::Untranslatable);
         };
@@ -220,7 +253,7 @@ impl Network {
         let (index, up) = match at {
             At::Up(index) => (index, true),
             At::Down(index) => (index, false),
-            At::Realm(_) | At::Inbound(_) | At::Host(_) => return,
+            At::Realm(_) | At::Inbound(_) | At::Host(_) | At::Port(_) => return,
         };
         let access = &mut self.accesses[index];
         let link = if up { &mut access.up } else { &mut access.down };
