@@ -8,9 +8,11 @@
 pub mod demo;
 #[cfg(target_os = "linux")]
 pub mod fabric;
+mod inet;
 pub mod link;
 pub mod nat;
 #[cfg(target_os = "linux")]
 pub mod netns;
 pub mod oracle;
+pub mod pcap;
 pub mod sim;

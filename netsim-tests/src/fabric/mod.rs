@@ -47,12 +47,14 @@
 
 mod builder;
 mod engine;
+mod headers;
 mod lab;
 mod network;
 mod packet;
 mod pool;
 mod segment;
 mod stats;
+mod translate;
 
 pub use builder::{AccessLink, HostSpec, LabBuilder};
 pub use lab::{HostHandle, Lab};
