@@ -10,14 +10,11 @@ use crate::netns::{InterfaceSpec, LabError, Namespace, Tun, configure, open_tun}
 
 use super::engine::Engine;
 use super::lab::{HostParts, Lab};
-use super::network::{Access, CORE, Hop, Host, Nat, Network, Realm};
+use super::network::{Access, CORE, Hop, Host, MTU, Nat, Network, Realm};
 use super::stats::HostStats;
 
 /// The interface of every host.
 pub(super) const INTERFACE: &str = "eth0";
-
-/// Its MTU in bytes: Ethernet's.
-const MTU: u32 = 1500;
 
 /// Packets that a host's device queues for the wire. Linux's default for TUN is 500; a sender of small packets fills
 /// that in 2 ms while the wire serves another host.
@@ -377,7 +374,7 @@ fn attach(namespace: &Namespace, addresses: &[IpAddr], offload: bool) -> Result<
         let spec = InterfaceSpec {
             name: INTERFACE,
             addresses: &prefixed,
-            mtu: MTU,
+            mtu: MTU.into(),
             queue: DEVICE_QUEUE,
         };
         configure(&spec)?;

@@ -137,6 +137,7 @@ impl Lab {
             hosts: hosts.collect(),
             links: links.collect(),
             drops: network.drops().filter(|(_, count)| *count > 0).collect(),
+            refusals: network.refusals,
         }
     }
 

@@ -48,14 +48,17 @@
 mod builder;
 mod engine;
 mod headers;
+mod icmp;
 mod lab;
 mod network;
 mod packet;
 mod pool;
+mod quote;
+mod refusal;
 mod segment;
 mod stats;
 mod translate;
 
 pub use builder::{AccessLink, HostSpec, LabBuilder};
 pub use lab::{HostHandle, Lab};
-pub use stats::{FabricDrop, HostStats, LabStats, LinkPairStats, NatReport};
+pub use stats::{FabricDrop, HostStats, LabStats, LinkPairStats, NatReport, RefusalStats};

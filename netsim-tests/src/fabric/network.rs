@@ -9,19 +9,26 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::link::Link;
-use crate::nat::{NatBox, Verdict};
+use crate::nat::{Flow, NatBox, Verdict};
 
+use super::icmp::{Complaint, is_broadcast_of, is_one_host};
 use super::packet::{BUFFER_LEN, Packet};
 use super::pool::Pool;
+use super::quote::{carried, embedded};
+use super::refusal::{Budget, Speaker};
 use super::segment::segments;
-use super::stats::{FabricDrop, HostStats};
+use super::stats::{FabricDrop, HostStats, RefusalStats};
+use super::translate::{growth, translated};
 
 /// Index of the core among the networks.
 pub(super) const CORE: usize = 0;
 
 /// Routers that a packet passes in the core. Two, so that a packet that got out of its own NAT can end before it reaches
 /// anyone else (`reference/netsim.md` section 2).
-const CORE_HOPS: usize = 2;
+const CORE_HOPS: u8 = 2;
+
+/// Bytes of the largest packet that a host's network takes: Ethernet's.
+pub(super) const MTU: u16 = 1500;
 
 /// Bytes of buffers that may be under way. Enough for 10 Gbit/s over 100 ms; beyond it packets are dropped, so that a
 /// sender without congestion control cannot take the machine's memory.
@@ -50,6 +57,13 @@ pub(super) struct Nat {
     pub(super) access: Option<usize>,
 }
 
+impl Nat {
+    /// Where a packet goes on that leaves it.
+    pub(super) fn way_out(&self) -> At {
+        self.access.map_or(At::Realm(self.outside), At::Up)
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) realm: usize,
@@ -71,7 +85,7 @@ pub(super) struct Access {
 
 /// Where a packet is.
 #[derive(Clone, Copy, Debug)]
-enum At {
+pub(super) enum At {
     Realm(usize),
     Up(usize),
     Down(usize),
@@ -93,11 +107,13 @@ pub(super) struct Network {
     pub(super) hosts: Vec<Host>,
     pub(super) accesses: Vec<Access>,
     pub(super) pool: Pool,
+    pub(super) budget: Budget,
+    pub(super) refusals: RefusalStats,
     drops: [u64; FabricDrop::ALL.len()],
     waiting: BinaryHeap<Waiting>,
     in_flight: usize,
     sequence: u64,
-    work: VecDeque<(At, Packet)>,
+    pub(super) work: VecDeque<(At, Packet)>,
 }
 
 impl Network {
@@ -146,7 +162,7 @@ impl Network {
             .map(|reason| (reason, self.drops[reason.index()]))
     }
 
-    fn advance(&mut self, now: Instant, out: &mut Vec<Delivery>) {
+    pub(super) fn advance(&mut self, now: Instant, out: &mut Vec<Delivery>) {
         while let Some((at, packet)) = self.work.pop_front() {
             match at {
                 At::Realm(realm) => self.route(realm, packet, now),
@@ -163,11 +179,19 @@ impl Network {
     }
 
     fn route(&mut self, realm: usize, mut packet: Packet, now: Instant) {
-        if realm == CORE && !(0..CORE_HOPS).all(|_| packet.hop()) {
-            return self.end(packet, FabricDrop::TtlExpired);
+        let (src, dst) = (packet.source(), packet.destination());
+        if !is_one_host(dst) || is_broadcast_of(src, dst) {
+            // Multicasts and broadcasts end in the network that they begin in.
+            return self.end(packet, FabricDrop::NoRoute);
+        }
+        if realm == CORE
+            && let Some(hop) = (0..CORE_HOPS).find(|_| !packet.hop())
+        {
+            self.count_drop(FabricDrop::TtlExpired);
+            return self.complain(packet, Speaker::Core(hop), Complaint::TimeExceeded, now);
         }
         let network = &self.realms[realm];
-        match (network.routes.get(&packet.destination()), network.gateway) {
+        match (network.routes.get(&dst), network.gateway) {
             (Some(&Hop::Host(host)), _) => {
                 let at = self.hosts[host].access.map_or(At::Host(host), At::Down);
                 self.work.push_back((at, packet));
@@ -177,42 +201,139 @@ impl Network {
                 self.work.push_back((at, packet));
             }
             (None, Some(nat)) => self.leave(nat, packet, now),
-            (None, None) => self.end(packet, FabricDrop::NoRoute),
+            (None, None) => {
+                self.count_drop(FabricDrop::NoRoute);
+                self.complain(packet, Speaker::Core(CORE_HOPS - 1), Complaint::NoRoute, now);
+            }
         }
     }
 
     /// From inside a NAT to its outside. Its life is checked first: what ends here makes no mapping.
     fn leave(&mut self, nat: usize, mut packet: Packet, now: Instant) {
+        let speaker = Speaker::Inside(nat);
         if !packet.hop() {
-            return self.end(packet, FabricDrop::TtlExpired);
+            self.count_drop(FabricDrop::TtlExpired);
+            return self.complain(packet, speaker, Complaint::TimeExceeded, now);
+        }
+        if packet.quote().is_some() {
+            return self.leave_error(nat, packet, now);
         }
         let Some(flow) = packet.flow() else {
             return self.end(packet, FabricDrop::Untranslatable);
         };
         let gateway = &mut self.nats[nat];
         let (at, flow) = match gateway.nat.outbound(flow, now) {
-            Verdict::Forward(flow) => (gateway.access.map_or(At::Realm(gateway.outside), At::Up), flow),
+            Verdict::Forward(flow) => (gateway.way_out(), flow),
             Verdict::Hairpin(flow) => (At::Realm(gateway.inside), flow),
-            Verdict::Drop(_) | Verdict::Reject(..) => return self.pool.give(packet.into_buffer()),
+            Verdict::Drop(_) => return self.pool.give(packet.into_buffer()),
+            Verdict::Reject(_, refusal) => return self.refuse(packet, speaker, refusal, now),
         };
-        packet.rewrite(&flow);
-        self.work.push_back((at, packet));
+        self.forward(at, packet, &flow, speaker, now);
     }
 
     /// From outside a NAT to its inside. Its tables see the packet before its life is checked.
     fn enter(&mut self, nat: usize, mut packet: Packet, now: Instant) {
+        let speaker = Speaker::Outside(nat);
+        if packet.quote().is_some() {
+            return self.enter_error(nat, packet, now);
+        }
         let Some(flow) = packet.flow() else {
             return self.end(packet, FabricDrop::Untranslatable);
         };
         let gateway = &mut self.nats[nat];
-        let Verdict::Forward(flow) = gateway.nat.inbound(flow, now) else {
-            return self.pool.give(packet.into_buffer());
+        let (at, flow) = match gateway.nat.inbound(flow, now) {
+            Verdict::Forward(flow) | Verdict::Hairpin(flow) => (At::Realm(gateway.inside), flow),
+            Verdict::Drop(_) => return self.pool.give(packet.into_buffer()),
+            Verdict::Reject(_, refusal) => return self.refuse(packet, speaker, refusal, now),
+        };
+        if !packet.hop() {
+            self.count_drop(FabricDrop::TtlExpired);
+            return self.complain(packet, speaker, Complaint::TimeExceeded, now);
+        }
+        self.forward(at, packet, &flow, speaker, now);
+    }
+
+    /// Gives a packet the addresses that a NAT chose, also those of the other family, and moves it on.
+    pub(super) fn forward(
+        &mut self,
+        at: At,
+        mut packet: Packet,
+        flow: &Flow,
+        speaker: Speaker,
+        now: Instant,
+    ) {
+        if flow.src.is_ipv4() == packet.is_v4() {
+            packet.rewrite(flow);
+            return self.work.push_back((at, packet));
+        }
+        let limit = isize::try_from(MTU).unwrap_or(isize::MAX) - growth(packet.is_v4());
+        if packet.is_v4() && packet.wire_len().cast_signed() > limit {
+            self.count_drop(FabricDrop::TooBig);
+            let limit = u16::try_from(limit).unwrap_or(MTU);
+            return self.complain(packet, speaker, Complaint::TooBig(limit), now);
+        }
+        let pool = &mut self.pool;
+        match translated(&packet, flow, |length| pool.take(length)) {
+            Some(other) => {
+                self.pool.give(packet.into_buffer());
+                self.work.push_back((at, other));
+            }
+            None => self.end(packet, FabricDrop::Untranslatable),
+        }
+    }
+
+    /// An ICMP error from inside about a packet that came in. It is the host that speaks, or a router further in, and
+    /// in any case the external address from which it is heard.
+    fn leave_error(&mut self, nat: usize, packet: Packet, now: Instant) {
+        let gateway = &mut self.nats[nat];
+        let seen = packet.quote().map(|quote| quote.flow);
+        let Some(quoted) = seen.and_then(|flow| gateway.nat.outbound_error(flow, now)) else {
+            return self.end(packet, FabricDrop::Untranslatable);
+        };
+        let (src, dst) = (quoted.dst.ip(), quoted.src.ip());
+        let is_own = dst == gateway.nat.external();
+        let at = if is_own {
+            At::Inbound(nat)
+        } else {
+            gateway.way_out()
+        };
+        // Under IPv6 everybody speaks for himself.
+        let src = if packet.is_v4() || src.is_ipv4() {
+            src
+        } else {
+            packet.source()
+        };
+        self.carry(at, packet, (src, dst), &quoted);
+    }
+
+    /// An ICMP error from outside about a packet that left.
+    fn enter_error(&mut self, nat: usize, mut packet: Packet, now: Instant) {
+        let gateway = &mut self.nats[nat];
+        let seen = packet.quote().map(|quote| quote.flow);
+        let Some(quoted) = seen.and_then(|flow| gateway.nat.inbound_error(flow, now)) else {
+            return self.end(packet, FabricDrop::Untranslatable);
         };
         if !packet.hop() {
             return self.end(packet, FabricDrop::TtlExpired);
         }
-        packet.rewrite(&flow);
-        self.work.push_back((At::Realm(gateway.inside), packet));
+        let src = match packet.source() {
+            IpAddr::V4(ip) if quoted.src.is_ipv6() => embedded(ip),
+            same => same,
+        };
+        let at = At::Realm(gateway.inside);
+        self.carry(at, packet, (src, quoted.src.ip()), &quoted);
+    }
+
+    fn carry(&mut self, at: At, packet: Packet, (src, dst): (IpAddr, IpAddr), quoted: &Flow) {
+        let pool = &mut self.pool;
+        match carried(&packet, src, dst, quoted, |length| pool.take(length)) {
+            Some(other) => {
+                self.refusals.carried += 1;
+                self.pool.give(packet.into_buffer());
+                self.work.push_back((at, other));
+            }
+            None => self.end(packet, FabricDrop::Untranslatable),
+        }
     }
 
     /// Over an access link.

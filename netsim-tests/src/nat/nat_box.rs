@@ -76,6 +76,38 @@ impl NatBox {
         self.conclude(result)
     }
 
+    /// An ICMP error from outside: who inside sent the packet that it quotes? `quoted` is that packet as it was seen
+    /// outside, the answer is as it was inside. Looks only; no error makes, refreshes or ends a session (RFC 4787
+    /// REQ-12, RFC 5508 REQ-3).
+    pub fn inbound_error(&mut self, quoted: Flow, now: Instant) -> Option<Flow> {
+        self.tables.expire(now);
+        let inside = self.tables.mapping(quoted.proto, quoted.src)?.inside;
+        let key = SessionKey {
+            proto: quoted.proto,
+            inside,
+            remote: quoted.dst,
+        };
+        self.tables.session(&key).map(|_| Flow {
+            src: inside,
+            ..quoted
+        })
+    }
+
+    /// An ICMP error from inside: to which external endpoint was the packet sent that it quotes? `quoted` is that packet
+    /// as it arrived inside, the answer is as it was outside. Looks only, as [`NatBox::inbound_error`].
+    pub fn outbound_error(&mut self, quoted: Flow, now: Instant) -> Option<Flow> {
+        self.tables.expire(now);
+        let key = SessionKey {
+            proto: quoted.proto,
+            inside: quoted.dst,
+            remote: quoted.src,
+        };
+        self.tables.session(&key).map(|session| Flow {
+            dst: session.external,
+            ..quoted
+        })
+    }
+
     /// Changes what the box does with UDP from now on. Sessions stay.
     pub fn set_udp(&mut self, udp: UdpPolicy) {
         self.spec.udp = udp;
