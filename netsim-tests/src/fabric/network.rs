@@ -69,7 +69,37 @@ pub(super) struct Host {
     pub(super) realm: usize,
     /// Its own access link, if it is public.
     pub(super) access: Option<usize>,
+    /// Further networks that it is in.
+    pub(super) more: Vec<Uplink>,
     pub(super) stats: HostStats,
+}
+
+/// One more network that a host is in.
+#[derive(Debug)]
+pub(super) struct Uplink {
+    pub(super) realm: usize,
+    /// The host's own access link there, if that is the core.
+    pub(super) access: Option<usize>,
+    /// What the host sends from these addresses goes this way.
+    pub(super) addresses: Vec<IpAddr>,
+}
+
+impl Host {
+    /// Network and own access link for what it sends from this address. What is none of its addresses goes the first way.
+    pub(super) fn uplink(&self, source: IpAddr) -> (usize, Option<usize>) {
+        let more = self.more.iter();
+        more.filter(|uplink| uplink.addresses.contains(&source))
+            .map(|uplink| (uplink.realm, uplink.access))
+            .next()
+            .unwrap_or((self.realm, self.access))
+    }
+
+    /// Its own access link in this network, if it has one there.
+    fn access_in(&self, realm: usize) -> Option<usize> {
+        let own = (self.realm == realm).then_some(self.access).flatten();
+        let more = self.more.iter().filter(|uplink| uplink.realm == realm);
+        own.or_else(|| more.filter_map(|uplink| uplink.access).next())
+    }
 }
 
 /// An access link.
@@ -130,7 +160,8 @@ impl Network {
         let sender = &mut self.hosts[host];
         sender.stats.sent_packets += packet.wire_count();
         sender.stats.sent_bytes += packet.ip().len() as u64;
-        let at = sender.access.map_or(At::Realm(sender.realm), At::Up);
+        let (realm, access) = sender.uplink(packet.source());
+        let at = access.map_or(At::Realm(realm), At::Up);
         self.work.push_back((at, packet));
         self.advance(now, out);
     }
@@ -193,7 +224,7 @@ impl Network {
         let network = &self.realms[realm];
         match (network.routes.get(&dst), network.gateway) {
             (Some(&Hop::Host(host)), _) => {
-                let at = self.hosts[host].access.map_or(At::Host(host), At::Down);
+                let at = self.hosts[host].access_in(realm).map_or(At::Host(host), At::Down);
                 self.work.push_back((at, packet));
             }
             (Some(&Hop::Nat(nat)), _) => {

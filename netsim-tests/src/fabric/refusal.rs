@@ -178,6 +178,7 @@ mod tests {
             network.hosts.push(Host {
                 realm,
                 access: None,
+                more: Vec::new(),
                 stats: HostStats::default(),
             });
         }

@@ -67,6 +67,12 @@ pub enum LabError {
     /// A host without any address, or more NATs than the lab has addresses for.
     #[error("no address for {0}")]
     NoAddress(String),
+    /// Two addresses of one host in two networks, of which the kernel would make one.
+    #[error("addresses {0} and {1} are for two networks: let them differ in their /24 or /64")]
+    OneNetwork(IpAddr, IpAddr),
+    /// Asked about an address that the host does not have.
+    #[error("host {0} has no address {1}")]
+    NotItsAddress(String, IpAddr),
     /// Asked to change the NAT of a host that has none.
     #[error("host {0} is behind no nat")]
     NoNat(String),

@@ -11,7 +11,7 @@ use netlink_packet_core::{
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{
-    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -48,10 +48,17 @@ pub(crate) fn configure(spec: &InterfaceSpec<'_>) -> Result<(), LabError> {
         netlink.ask("address", address(device, *ip, *prefix))?;
     }
     if spec.addresses.iter().any(|(ip, _)| ip.is_ipv4()) {
-        netlink.ask("default route", default_route(device, AddressFamily::Inet))?;
+        netlink.ask("default route", default_route(device, AddressFamily::Inet, None))?;
     }
-    if has_v6 {
-        netlink.ask("default route", default_route(device, AddressFamily::Inet6))?;
+    let first = spec.addresses.iter().map(|(ip, _)| *ip).find(IpAddr::is_ipv6);
+    if let Some(IpAddr::V6(first)) = first {
+        // IPv4 prefers the first address anyway; IPv6 would take the one that looks most like the destination. The
+        // kernel forgets the preference when the address is removed.
+        let preferred = Some(RouteAddress::Inet6(first));
+        netlink.ask(
+            "default route",
+            default_route(device, AddressFamily::Inet6, preferred),
+        )?;
     }
     Ok(())
 }
@@ -113,7 +120,7 @@ fn address(index: u32, ip: IpAddr, prefix: u8) -> RouteNetlinkMessage {
     RouteNetlinkMessage::NewAddress(message)
 }
 
-fn default_route(index: u32, family: AddressFamily) -> RouteNetlinkMessage {
+fn default_route(index: u32, family: AddressFamily, preferred: Option<RouteAddress>) -> RouteNetlinkMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family;
     message.header.table = RouteHeader::RT_TABLE_MAIN;
@@ -121,6 +128,9 @@ fn default_route(index: u32, family: AddressFamily) -> RouteNetlinkMessage {
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unicast;
     message.attributes = vec![RouteAttribute::Oif(index)];
+    message
+        .attributes
+        .extend(preferred.map(RouteAttribute::PrefSource));
     RouteNetlinkMessage::NewRoute(message)
 }
 

@@ -15,4 +15,5 @@ mod race;
 mod routing;
 mod speed;
 mod support;
+mod uplinks;
 mod wire;
