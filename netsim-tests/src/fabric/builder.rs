@@ -292,6 +292,7 @@ impl Plan {
             realm,
             access: own,
             more,
+            taps: Vec::new(),
             stats: HostStats::default(),
         });
         self.host_names.push(name.to_owned());

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::process::{Child, Command};
+use std::sync::MutexGuard;
 
 use crate::nat::{NatBox, UdpPolicy};
 use crate::netns::{LabError, Namespace, remove_address};
@@ -57,10 +58,8 @@ impl Lab {
     ///
     /// [`LabError::UnknownHost`].
     pub fn host(&self, name: &str) -> Result<HostHandle<'_>, LabError> {
-        let index = self.hosts.iter().position(|host| host.name == name);
-        index
-            .map(|index| HostHandle { lab: self, index })
-            .ok_or_else(|| LabError::UnknownHost(name.to_owned()))
+        let index = self.index_of(name)?;
+        Ok(HostHandle { lab: self, index })
     }
 
     /// Names of the hosts, in the order in which they were added.
@@ -158,6 +157,15 @@ impl Lab {
             drops: network.drops().filter(|(_, count)| *count > 0).collect(),
             refusals: network.refusals,
         }
+    }
+
+    pub(super) fn index_of(&self, host: &str) -> Result<usize, LabError> {
+        let index = self.hosts.iter().position(|known| known.name == host);
+        index.ok_or_else(|| LabError::UnknownHost(host.to_owned()))
+    }
+
+    pub(super) fn network(&self) -> MutexGuard<'_, Network> {
+        self.engine.network()
     }
 
     fn change_nat(&self, host: &str, change: impl FnOnce(&mut NatBox)) -> Result<(), LabError> {

@@ -46,6 +46,7 @@
 //! ```
 
 mod builder;
+mod capture;
 mod engine;
 mod headers;
 mod icmp;
@@ -60,5 +61,6 @@ mod stats;
 mod translate;
 
 pub use builder::{AccessLink, HostSpec, LabBuilder};
+pub use capture::{Capture, CaptureStats};
 pub use lab::{HostHandle, Lab};
 pub use stats::{FabricDrop, HostStats, LabStats, LinkPairStats, NatReport, RefusalStats};

@@ -11,6 +11,7 @@ use std::time::Instant;
 use crate::link::Link;
 use crate::nat::{Flow, NatBox, Verdict};
 
+use super::capture::Tap;
 use super::icmp::{Complaint, is_broadcast_of, is_one_host};
 use super::packet::{BUFFER_LEN, Packet};
 use super::pool::Pool;
@@ -71,6 +72,8 @@ pub(super) struct Host {
     pub(super) access: Option<usize>,
     /// Further networks that it is in.
     pub(super) more: Vec<Uplink>,
+    /// Captures by number.
+    pub(super) taps: Vec<(u64, Tap)>,
     pub(super) stats: HostStats,
 }
 
@@ -139,6 +142,8 @@ pub(super) struct Network {
     pub(super) pool: Pool,
     pub(super) budget: Budget,
     pub(super) refusals: RefusalStats,
+    /// Captures begun so far.
+    pub(super) captures: u64,
     drops: [u64; FabricDrop::ALL.len()],
     waiting: BinaryHeap<Waiting>,
     in_flight: usize,
@@ -160,6 +165,7 @@ impl Network {
         let sender = &mut self.hosts[host];
         sender.stats.sent_packets += packet.wire_count();
         sender.stats.sent_bytes += packet.ip().len() as u64;
+        sender.taps.iter().for_each(|(_, tap)| tap.see(&packet, now));
         let (realm, access) = sender.uplink(packet.source());
         let at = access.map_or(At::Realm(realm), At::Up);
         self.work.push_back((at, packet));
@@ -200,9 +206,10 @@ impl Network {
                 At::Up(_) | At::Down(_) => self.cross(at, packet, now),
                 At::Inbound(nat) => self.enter(nat, packet, now),
                 At::Host(host) => {
-                    let receiver = &mut self.hosts[host].stats;
-                    receiver.received_packets += packet.wire_count();
-                    receiver.received_bytes += packet.ip().len() as u64;
+                    let receiver = &mut self.hosts[host];
+                    receiver.stats.received_packets += packet.wire_count();
+                    receiver.stats.received_bytes += packet.ip().len() as u64;
+                    receiver.taps.iter().for_each(|(_, tap)| tap.see(&packet, now));
                     out.push(Delivery { host, packet });
                 }
             }

@@ -179,6 +179,7 @@ mod tests {
                 realm,
                 access: None,
                 more: Vec::new(),
+                taps: Vec::new(),
                 stats: HostStats::default(),
             });
         }

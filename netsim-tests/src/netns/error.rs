@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 /// Why a lab could not be made or changed.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +53,14 @@ pub enum LabError {
     /// A thread of the lab could not be started, or ended before its time.
     #[error("a thread of the lab failed ({0})")]
     Thread(#[source] io::Error),
+    /// A capture could not be begun, or not be written to its end.
+    #[error("cannot write the capture {} ({source})", path.display())]
+    Capture {
+        /// Where to.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// No host of this name.
     #[error("no host is called {0}")]
     UnknownHost(String),

@@ -12,6 +12,7 @@
 mod app;
 mod attempt;
 mod build;
+mod capture;
 mod check;
 mod client;
 mod clock;

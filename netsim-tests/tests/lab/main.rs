@@ -8,6 +8,7 @@
     reason = "test code"
 )]
 
+mod capture;
 mod classify;
 mod hygiene;
 mod icmp;
