@@ -10,6 +10,7 @@
 pub mod demo;
 #[cfg(target_os = "linux")]
 pub mod fabric;
+mod inet;
 pub mod kernel;
 pub mod link;
 #[cfg(target_os = "linux")]
@@ -19,5 +20,6 @@ pub mod nat;
 pub mod netns;
 pub mod oracle;
 pub mod parallel;
+pub mod pcap;
 pub mod sim;
 pub mod verify;

@@ -11,14 +11,11 @@ use crate::netns::{InterfaceSpec, LabError, Namespace, Reach, Tun, configure, op
 use super::engine::Engine;
 use super::kernel_nat::{NatEngine, Port, Routers, start_routers};
 use super::lab::{HostParts, Lab};
-use super::network::{Access, CORE, Hop, Host, Nat, Network, Realm};
+use super::network::{Access, CORE, Hop, Host, MTU, Nat, Network, Realm, Uplink};
 use super::stats::HostStats;
 
 /// The interface of every host.
 pub(super) const INTERFACE: &str = "eth0";
-
-/// Its MTU in bytes: Ethernet's.
-pub(super) const MTU: u32 = 1500;
 
 /// Packets that a host's device queues for the wire. Linux's default for TUN is 500; a sender of small packets fills
 /// that in 2 ms while the wire serves another host.
@@ -62,6 +59,7 @@ enum Attachment {
 pub struct HostSpec {
     addresses: Vec<IpAddr>,
     attachment: Attachment,
+    more: Vec<(Attachment, Vec<IpAddr>)>,
 }
 
 impl HostSpec {
@@ -72,6 +70,7 @@ impl HostSpec {
         Self {
             addresses,
             attachment: Attachment::Public,
+            more: Vec::new(),
         }
     }
 
@@ -82,6 +81,7 @@ impl HostSpec {
         Self {
             addresses: vec![lan.into()],
             attachment: Attachment::Chain(nats),
+            more: Vec::new(),
         }
     }
 
@@ -91,13 +91,37 @@ impl HostSpec {
         Self {
             addresses: vec![lan.into()],
             attachment: Attachment::Lan(nat.to_owned()),
+            more: Vec::new(),
         }
     }
 
-    /// Gives the host one more address, for example a global IPv6 address behind the firewalls that its NATs are.
+    /// Puts the host, with one more address, also into the network behind the NAT called `nat`, as a telephone is in a
+    /// WLAN and in a mobile network.
+    ///
+    /// It has one device all the same: what it sends goes the way that the source address says, and the first address of
+    /// a family is the source where a program chose none. Addresses in different networks must be of different /24 (or
+    /// /64). [`HostHandle::remove_address`](super::HostHandle::remove_address) makes it leave a network.
+    #[must_use]
+    pub fn also_behind(mut self, nat: &str, address: impl Into<IpAddr>) -> Self {
+        let attachment = Attachment::Lan(nat.to_owned());
+        self.more.push((attachment, vec![address.into()]));
+        self
+    }
+
+    /// As [`HostSpec::also_behind`], behind NATs of its own, innermost first. Without any NAT that address is public,
+    /// and one that the lab gives.
+    #[must_use]
+    pub fn also_behind_own(mut self, nats: Vec<NatSpec>, address: impl Into<IpAddr>) -> Self {
+        self.more.push((Attachment::Chain(nats), vec![address.into()]));
+        self
+    }
+
+    /// Gives the host one more address in the network that was named last, for example a global IPv6 address behind the
+    /// firewalls that its NATs are.
     #[must_use]
     pub fn and(mut self, address: impl Into<IpAddr>) -> Self {
-        self.addresses.push(address.into());
+        let last = self.more.last_mut().map(|(_, addresses)| addresses);
+        last.unwrap_or(&mut self.addresses).push(address.into());
         self
     }
 }
@@ -108,6 +132,7 @@ pub struct LabBuilder {
     hosts: Vec<(String, HostSpec)>,
     nats: Vec<NatPlan>,
     links: BTreeMap<String, AccessLink>,
+    uplinks: Vec<(String, IpAddr, AccessLink)>,
     seed: u64,
     no_offload: bool,
     engine: NatEngine,
@@ -167,10 +192,17 @@ impl LabBuilder {
         self
     }
 
-    /// Describes the access link of a host; the last description holds for all hosts behind one NAT.
+    /// Describes the access link of a host, its first one; the last description holds for all hosts behind one NAT.
     #[must_use]
     pub fn link(mut self, host: &str, link: impl Into<AccessLink>) -> Self {
         self.links.insert(host.to_owned(), link.into());
+        self
+    }
+
+    /// Describes the access link by which a host reaches the core from its address `from`.
+    #[must_use]
+    pub fn uplink(mut self, host: &str, from: impl Into<IpAddr>, link: impl Into<AccessLink>) -> Self {
+        self.uplinks.push((host.to_owned(), from.into(), link.into()));
         self
     }
 
@@ -210,7 +242,10 @@ impl LabBuilder {
             plan.add_host(&name, spec)?;
         }
         for (host, link) in self.links {
-            plan.set_link(&host, link)?;
+            plan.set_link(&host, None, link)?;
+        }
+        for (host, from, link) in self.uplinks {
+            plan.set_link(&host, Some(from), link)?;
         }
         plan.build(!self.no_offload)
     }
@@ -288,8 +323,45 @@ impl Plan {
         if self.host_names.iter().any(|known| known == name) {
             return Err(LabError::DuplicateName(name.to_owned()));
         }
-        let mut addresses = spec.addresses;
-        let realm = match spec.attachment {
+        let (realm, addresses) = self.attach(name, name, spec.attachment, spec.addresses)?;
+        let index = self.network.hosts.len();
+        let own = self.join(realm, &addresses, index)?;
+        let (mut all, mut more) = (addresses, Vec::new());
+        for (number, (attachment, addresses)) in (1..).zip(spec.more) {
+            let prefix = format!("{name}.uplink{number}");
+            let (realm, addresses) = self.attach(name, &prefix, attachment, addresses)?;
+            distinct(&all, &addresses)?;
+            let access = self.join(realm, &addresses, index)?;
+            all.extend(&addresses);
+            more.push(Uplink {
+                realm,
+                access,
+                addresses,
+            });
+        }
+        self.network.ports.push(Port::Host(index));
+        self.network.hosts.push(Host {
+            realm,
+            access: own,
+            more,
+            taps: Vec::new(),
+            stats: HostStats::default(),
+        });
+        self.host_names.push(name.to_owned());
+        self.addresses.push(all);
+        Ok(())
+    }
+
+    /// The network that a host is attached to, made if it is the host's own, and its addresses there. Names of own NATs
+    /// begin with `prefix`.
+    fn attach(
+        &mut self,
+        name: &str,
+        prefix: &str,
+        attachment: Attachment,
+        mut addresses: Vec<IpAddr>,
+    ) -> Result<(usize, Vec<IpAddr>), LabError> {
+        let realm = match attachment {
             Attachment::Public => CORE,
             Attachment::Lan(nat) => self.inside_of(&nat)?,
             Attachment::Chain(nats) => {
@@ -299,28 +371,23 @@ impl Plan {
                 let numbered = nats.into_iter().enumerate().rev();
                 let outermost = Ok(CORE);
                 numbered.fold(outermost, |outside, (level, spec)| {
-                    self.add_nat(&format!("{name}.nat{level}"), spec, outside?, None)
+                    self.add_nat(&format!("{prefix}.nat{level}"), spec, outside?, None)
                 })?
             }
         };
         if addresses.is_empty() {
             return Err(LabError::NoAddress(name.to_owned()));
         }
-        let index = self.network.hosts.len();
-        for address in &addresses {
-            self.announce(realm, *address, index)?;
+        Ok((realm, addresses))
+    }
+
+    /// Makes a host known in a network; gives its own access link there, if that is the core.
+    fn join(&mut self, realm: usize, addresses: &[IpAddr], host: usize) -> Result<Option<usize>, LabError> {
+        for address in addresses {
+            self.announce(realm, *address, host)?;
         }
-        let access = self.access(realm, index);
-        let own = (realm == CORE).then_some(access);
-        self.network.ports.push(Port::Host(index));
-        self.network.hosts.push(Host {
-            realm,
-            access: own,
-            stats: HostStats::default(),
-        });
-        self.host_names.push(name.to_owned());
-        self.addresses.push(addresses);
-        Ok(())
+        let access = self.access(realm, host);
+        Ok((realm == CORE).then_some(access))
     }
 
     /// Makes a host's address known in its network, and an IPv6 one in all networks above.
@@ -368,10 +435,15 @@ impl Plan {
         index
     }
 
-    fn set_link(&mut self, host: &str, link: AccessLink) -> Result<(), LabError> {
+    fn set_link(&mut self, host: &str, from: Option<IpAddr>, link: AccessLink) -> Result<(), LabError> {
         let index = self.host_names.iter().position(|name| name == host);
         let index = index.ok_or_else(|| LabError::UnknownHost(host.to_owned()))?;
-        self.network.set_link(index, link);
+        if let Some(ip) = from
+            && !self.addresses[index].contains(&ip)
+        {
+            return Err(LabError::NotItsAddress(host.to_owned(), ip));
+        }
+        self.network.set_link(index, from, link);
         Ok(())
     }
 
@@ -399,7 +471,7 @@ impl Plan {
         let mut tuns = Vec::new();
         for (name, addresses) in self.host_names.iter().zip(self.addresses) {
             let namespace = Namespace::create(name)?;
-            tuns.push(attach(&namespace, &addresses, wanted)?);
+            tuns.push(equip(&namespace, &addresses, wanted)?);
             hosts.push(HostParts {
                 name: name.clone(),
                 addresses,
@@ -420,13 +492,29 @@ impl Plan {
     }
 }
 
+/// Addresses in different networks must not look as if they were in one: the kernel could not tell the ways apart.
+fn distinct(known: &[IpAddr], new: &[IpAddr]) -> Result<(), LabError> {
+    let pairs = known.iter().flat_map(|a| new.iter().map(move |b| (*a, *b)));
+    let mut same = pairs.filter(|(a, b)| is_same_network(*a, *b));
+    same.next()
+        .map_or(Ok(()), |(a, b)| Err(LabError::OneNetwork(a, b)))
+}
+
+fn is_same_network(a: IpAddr, b: IpAddr) -> bool {
+    match (a, b) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => a.octets()[..3] == b.octets()[..3],
+        (IpAddr::V6(a), IpAddr::V6(b)) => a.segments()[..4] == b.segments()[..4],
+        _ => false,
+    }
+}
+
 /// How long the network part of an address is.
 pub(super) fn prefix_len(ip: IpAddr) -> u8 {
     if ip.is_ipv4() { V4_PREFIX } else { V6_PREFIX }
 }
 
 /// Gives a namespace its device and its addresses.
-fn attach(namespace: &Namespace, addresses: &[IpAddr], offload: bool) -> Result<Tun, LabError> {
+fn equip(namespace: &Namespace, addresses: &[IpAddr], offload: bool) -> Result<Tun, LabError> {
     let prefixed: Vec<_> = addresses.iter().map(|ip| (*ip, prefix_len(*ip))).collect();
     namespace.run(|| {
         let tun = open_tun(INTERFACE, offload).map_err(LabError::Tun)?;
@@ -434,7 +522,7 @@ fn attach(namespace: &Namespace, addresses: &[IpAddr], offload: bool) -> Result<
             name: INTERFACE,
             addresses: &prefixed,
             reach: Reach::Everything,
-            mtu: MTU,
+            mtu: MTU.into(),
             queue: DEVICE_QUEUE,
         };
         configure(&spec)?;

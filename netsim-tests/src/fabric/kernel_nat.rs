@@ -1,14 +1,14 @@
 //! NATs played by the kernel, as the fabric sees them: black boxes with a device on either side. What they do is in
 //! [`kernel`](crate::kernel).
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use crate::kernel::{DeviceSpec, Devices, Place, Router};
 use crate::nat::{NatBox, NatStats};
 use crate::netns::{LabError, Tun};
 
-use super::builder::{DEVICE_QUEUE, MTU};
-use super::network::Network;
+use super::builder::DEVICE_QUEUE;
+use super::network::{MTU, Network};
 use super::stats::NatReport;
 
 /// Who plays a NAT.
@@ -72,7 +72,7 @@ pub(super) fn start_routers(
             continue;
         }
         let device = DeviceSpec {
-            mtu: MTU,
+            mtu: MTU.into(),
             queue: DEVICE_QUEUE,
             offload,
         };

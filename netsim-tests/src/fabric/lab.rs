@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::process::{Child, Command};
+use std::sync::MutexGuard;
 
 use crate::kernel::Router;
 use crate::nat::{NatBox, UdpPolicy};
@@ -68,10 +69,8 @@ impl Lab {
     ///
     /// [`LabError::UnknownHost`].
     pub fn host(&self, name: &str) -> Result<HostHandle<'_>, LabError> {
-        let index = self.hosts.iter().position(|host| host.name == name);
-        index
-            .map(|index| HostHandle { lab: self, index })
-            .ok_or_else(|| LabError::UnknownHost(name.to_owned()))
+        let index = self.index_of(name)?;
+        Ok(HostHandle { lab: self, index })
     }
 
     /// Names of the hosts, in the order in which they were added.
@@ -91,18 +90,37 @@ impl Lab {
         self.offload
     }
 
-    /// Changes the access link of a host, and thereby of all hosts behind the same NAT, from the next packet on.
+    /// Changes the access link of a host, the first one if it has several, and thereby of all hosts behind the same NAT, from the next packet on.
     ///
     /// # Errors
     ///
     /// [`LabError::UnknownHost`].
     pub fn set_link(&self, host: &str, link: impl Into<AccessLink>) -> Result<(), LabError> {
         let index = self.host(host)?.index;
-        self.engine.network().set_link(index, link.into());
+        self.engine.network().set_link(index, None, link.into());
         Ok(())
     }
 
-    /// Changes what a host's innermost NAT does with UDP, from the next packet on.
+    /// As [`Lab::set_link`], for the access link by which the host reaches the core from its address `from`.
+    ///
+    /// # Errors
+    ///
+    /// [`LabError::UnknownHost`], [`LabError::NotItsAddress`].
+    pub fn set_uplink(
+        &self,
+        host: &str,
+        from: impl Into<IpAddr>,
+        link: impl Into<AccessLink>,
+    ) -> Result<(), LabError> {
+        let (handle, from) = (self.host(host)?, from.into());
+        handle.check(from)?;
+        self.engine
+            .network()
+            .set_link(handle.index, Some(from), link.into());
+        Ok(())
+    }
+
+    /// Changes what a host's innermost NAT, on its first way out, does with UDP, from the next packet on.
     ///
     /// # Errors
     ///
@@ -157,7 +175,17 @@ impl Lab {
             hosts: hosts.collect(),
             links: links.collect(),
             drops: network.drops().filter(|(_, count)| *count > 0).collect(),
+            refusals: network.refusals,
         }
+    }
+
+    pub(super) fn index_of(&self, host: &str) -> Result<usize, LabError> {
+        let index = self.hosts.iter().position(|known| known.name == host);
+        index.ok_or_else(|| LabError::UnknownHost(host.to_owned()))
+    }
+
+    pub(super) fn network(&self) -> MutexGuard<'_, Network> {
+        self.engine.network()
     }
 
     /// Changes a host's innermost NAT while no packet moves.
@@ -197,10 +225,18 @@ impl HostHandle<'_> {
     /// The IPv4 address by which the core knows it: that of its outermost NAT, or its own.
     #[must_use]
     pub fn public_ip(&self) -> IpAddr {
-        let network = self.lab.engine.network();
-        network
-            .outermost_nat(self.index)
-            .map_or(self.ip(), |nat| network.nats[nat].nat.external().into())
+        self.seen_as(self.ip())
+    }
+
+    /// The IPv4 address by which the core knows what it sends from its address `own`.
+    ///
+    /// # Errors
+    ///
+    /// [`LabError::NotItsAddress`].
+    pub fn public_ip_of(&self, own: impl Into<IpAddr>) -> Result<IpAddr, LabError> {
+        let own = own.into();
+        self.check(own)?;
+        Ok(self.seen_as(own))
     }
 
     /// Its namespace.
@@ -238,20 +274,35 @@ impl HostHandle<'_> {
         self.run(|| remove_address(INTERFACE, ip, prefix_len(ip)))?
     }
 
+    fn seen_as(&self, own: IpAddr) -> IpAddr {
+        let network = self.lab.engine.network();
+        network
+            .outermost_nat(self.index, own)
+            .map_or(own, |nat| network.nats[nat].nat.external().into())
+    }
+
+    fn check(&self, own: IpAddr) -> Result<(), LabError> {
+        if self.addresses().contains(&own) {
+            Ok(())
+        } else {
+            Err(LabError::NotItsAddress(self.name().to_owned(), own))
+        }
+    }
+
     fn parts(&self) -> &HostParts {
         &self.lab.hosts[self.index]
     }
 }
 
 impl Network {
-    /// The innermost NAT of a host.
+    /// The innermost NAT of a host, on its first way out.
     fn gateway_of(&self, host: usize) -> Option<usize> {
         self.realms[self.hosts[host].realm].gateway
     }
 
-    fn outermost_nat(&self, host: usize) -> Option<usize> {
+    fn outermost_nat(&self, host: usize, own: IpAddr) -> Option<usize> {
         let mut found = None;
-        let mut realm = self.hosts[host].realm;
+        let (mut realm, _) = self.hosts[host].uplink(own);
         while let Some(nat) = self.realms[realm].gateway {
             found = Some(nat);
             realm = self.nats[nat].outside;
@@ -259,10 +310,12 @@ impl Network {
         found
     }
 
-    /// Changes the access link of a host.
-    pub(super) fn set_link(&mut self, host: usize, link: AccessLink) {
-        let own = self.hosts[host].access;
-        let shared = self.gateway_of(host).and_then(|nat| self.nats[nat].access);
+    /// Changes the access link of a host: that for its address `from`, or the first.
+    pub(super) fn set_link(&mut self, host: usize, from: Option<IpAddr>, link: AccessLink) {
+        let host = &self.hosts[host];
+        let first = (host.realm, host.access);
+        let (realm, own) = from.map_or(first, |from| host.uplink(from));
+        let shared = self.realms[realm].gateway.and_then(|nat| self.nats[nat].access);
         if let Some(index) = own.or(shared) {
             self.accesses[index].up.set_spec(link.up);
             self.accesses[index].down.set_spec(link.down);

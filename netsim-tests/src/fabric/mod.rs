@@ -48,16 +48,23 @@
 //! ```
 
 mod builder;
+mod capture;
 mod engine;
+mod headers;
+mod icmp;
 mod kernel_nat;
 mod lab;
 mod network;
 mod packet;
 mod pool;
+mod quote;
+mod refusal;
 mod segment;
 mod stats;
+mod translate;
 
 pub use builder::{AccessLink, HostSpec, LabBuilder};
+pub use capture::{Capture, CaptureStats};
 pub use kernel_nat::NatEngine;
 pub use lab::{HostHandle, Lab};
-pub use stats::{FabricDrop, HostStats, LabStats, LinkPairStats, NatReport};
+pub use stats::{FabricDrop, HostStats, LabStats, LinkPairStats, NatReport, RefusalStats};

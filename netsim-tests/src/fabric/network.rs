@@ -9,20 +9,28 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::link::{Arrival, Link};
-use crate::nat::{NatBox, Verdict};
+use crate::nat::{Flow, NatBox, Verdict};
 
+use super::capture::Tap;
+use super::icmp::{Complaint, is_broadcast_of, is_one_host};
 use super::kernel_nat::{Port, Ports};
 use super::packet::{BUFFER_LEN, Packet};
 use super::pool::Pool;
+use super::quote::{carried, embedded};
+use super::refusal::{Budget, Speaker};
 use super::segment::segments;
-use super::stats::{FabricDrop, HostStats};
+use super::stats::{FabricDrop, HostStats, RefusalStats};
+use super::translate::{growth, translated};
 
 /// Index of the core among the networks.
 pub(super) const CORE: usize = 0;
 
 /// Routers that a packet passes in the core. Two, so that a packet that got out of its own NAT can end before it reaches
 /// anyone else (`reference/netsim.md` section 2).
-const CORE_HOPS: usize = 2;
+const CORE_HOPS: u8 = 2;
+
+/// Bytes of the largest packet that a host's network takes: Ethernet's.
+pub(super) const MTU: u16 = 1500;
 
 /// Bytes of buffers that may be under way. Enough for 10 Gbit/s over 100 ms; beyond it packets are dropped, so that a
 /// sender without congestion control cannot take the machine's memory.
@@ -54,12 +62,51 @@ pub(super) struct Nat {
     pub(super) access: Option<usize>,
 }
 
+impl Nat {
+    /// Where a packet goes on that leaves it.
+    pub(super) fn way_out(&self) -> At {
+        self.access.map_or(At::Realm(self.outside), At::Up)
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) realm: usize,
     /// Its own access link, if it is public.
     pub(super) access: Option<usize>,
+    /// Further networks that it is in.
+    pub(super) more: Vec<Uplink>,
+    /// Captures by number.
+    pub(super) taps: Vec<(u64, Tap)>,
     pub(super) stats: HostStats,
+}
+
+/// One more network that a host is in.
+#[derive(Debug)]
+pub(super) struct Uplink {
+    pub(super) realm: usize,
+    /// The host's own access link there, if that is the core.
+    pub(super) access: Option<usize>,
+    /// What the host sends from these addresses goes this way.
+    pub(super) addresses: Vec<IpAddr>,
+}
+
+impl Host {
+    /// Network and own access link for what it sends from this address. What is none of its addresses goes the first way.
+    pub(super) fn uplink(&self, source: IpAddr) -> (usize, Option<usize>) {
+        let more = self.more.iter();
+        more.filter(|uplink| uplink.addresses.contains(&source))
+            .map(|uplink| (uplink.realm, uplink.access))
+            .next()
+            .unwrap_or((self.realm, self.access))
+    }
+
+    /// Its own access link in this network, if it has one there.
+    fn access_in(&self, realm: usize) -> Option<usize> {
+        let own = (self.realm == realm).then_some(self.access).flatten();
+        let more = self.more.iter().filter(|uplink| uplink.realm == realm);
+        own.or_else(|| more.filter_map(|uplink| uplink.access).next())
+    }
 }
 
 /// An access link.
@@ -75,7 +122,7 @@ pub(super) struct Access {
 
 /// Where a packet is.
 #[derive(Clone, Copy, Debug)]
-enum At {
+pub(super) enum At {
     Realm(usize),
     Up(usize),
     Down(usize),
@@ -102,11 +149,15 @@ pub(super) struct Network {
     /// What is behind each device: the hosts in their order, then the NATs that the kernel plays.
     pub(super) ports: Vec<Port>,
     pub(super) pool: Pool,
+    pub(super) budget: Budget,
+    pub(super) refusals: RefusalStats,
+    /// Captures begun so far.
+    pub(super) captures: u64,
     drops: [u64; FabricDrop::ALL.len()],
     waiting: BinaryHeap<Waiting>,
     in_flight: usize,
     sequence: u64,
-    work: VecDeque<(At, Packet)>,
+    pub(super) work: VecDeque<(At, Packet)>,
 }
 
 impl Network {
@@ -125,7 +176,9 @@ impl Network {
                 let sender = &mut self.hosts[host];
                 sender.stats.sent_packets += packet.wire_count();
                 sender.stats.sent_bytes += packet.ip().len() as u64;
-                let at = sender.access.map_or(At::Realm(sender.realm), At::Up);
+                sender.taps.iter().for_each(|(_, tap)| tap.see(&packet, now));
+                let (realm, access) = sender.uplink(packet.source());
+                let at = access.map_or(At::Realm(realm), At::Up);
                 self.work.push_back((at, packet));
             }
             Port::Outside(nat) => {
@@ -172,16 +225,17 @@ impl Network {
             .map(|reason| (reason, self.drops[reason.index()]))
     }
 
-    fn advance(&mut self, now: Instant, out: &mut Vec<Delivery>) {
+    pub(super) fn advance(&mut self, now: Instant, out: &mut Vec<Delivery>) {
         while let Some((at, packet)) = self.work.pop_front() {
             match at {
                 At::Realm(realm) => self.route(realm, packet, now),
                 At::Up(_) | At::Down(_) => self.cross(at, packet, now),
                 At::Inbound(nat) => self.enter(nat, packet, now),
                 At::Host(host) => {
-                    let receiver = &mut self.hosts[host].stats;
-                    receiver.received_packets += packet.wire_count();
-                    receiver.received_bytes += packet.ip().len() as u64;
+                    let receiver = &mut self.hosts[host];
+                    receiver.stats.received_packets += packet.wire_count();
+                    receiver.stats.received_bytes += packet.ip().len() as u64;
+                    receiver.taps.iter().for_each(|(_, tap)| tap.see(&packet, now));
                     out.push(Delivery { port: host, packet });
                 }
                 At::Port(port) => out.push(Delivery { port, packet }),
@@ -190,13 +244,21 @@ impl Network {
     }
 
     fn route(&mut self, realm: usize, mut packet: Packet, now: Instant) {
-        if realm == CORE && !(0..CORE_HOPS).all(|_| packet.hop()) {
-            return self.end(packet, FabricDrop::TtlExpired);
+        let (src, dst) = (packet.source(), packet.destination());
+        if !is_one_host(dst) || is_broadcast_of(src, dst) {
+            // Multicasts and broadcasts end in the network that they begin in.
+            return self.end(packet, FabricDrop::NoRoute);
+        }
+        if realm == CORE
+            && let Some(hop) = (0..CORE_HOPS).find(|_| !packet.hop())
+        {
+            self.count_drop(FabricDrop::TtlExpired);
+            return self.complain(packet, Speaker::Core(hop), Complaint::TimeExceeded, now);
         }
         let network = &self.realms[realm];
-        match (network.routes.get(&packet.destination()), network.gateway) {
+        match (network.routes.get(&dst), network.gateway) {
             (Some(&Hop::Host(host)), _) => {
-                let at = self.hosts[host].access.map_or(At::Host(host), At::Down);
+                let at = self.hosts[host].access_in(realm).map_or(At::Host(host), At::Down);
                 self.work.push_back((at, packet));
             }
             (Some(&Hop::Nat(nat)), _) => {
@@ -204,7 +266,10 @@ impl Network {
                 self.work.push_back((at, packet));
             }
             (None, Some(nat)) => self.leave(nat, packet, now),
-            (None, None) => self.end(packet, FabricDrop::NoRoute),
+            (None, None) => {
+                self.count_drop(FabricDrop::NoRoute);
+                self.complain(packet, Speaker::Core(CORE_HOPS - 1), Complaint::NoRoute, now);
+            }
         }
     }
 
@@ -213,20 +278,25 @@ impl Network {
         if let Some(kernel) = self.nats[nat].kernel {
             return self.work.push_back((At::Port(kernel.inside), packet));
         }
+        let speaker = Speaker::Inside(nat);
         if !packet.hop() {
-            return self.end(packet, FabricDrop::TtlExpired);
+            self.count_drop(FabricDrop::TtlExpired);
+            return self.complain(packet, speaker, Complaint::TimeExceeded, now);
+        }
+        if packet.quote().is_some() {
+            return self.leave_error(nat, packet, now);
         }
         let Some(flow) = packet.flow() else {
             return self.end(packet, FabricDrop::Untranslatable);
         };
         let gateway = &mut self.nats[nat];
         let (at, flow) = match gateway.nat.outbound(flow, now) {
-            Verdict::Forward(flow) => (gateway.access.map_or(At::Realm(gateway.outside), At::Up), flow),
+            Verdict::Forward(flow) => (gateway.way_out(), flow),
             Verdict::Hairpin(flow) => (At::Realm(gateway.inside), flow),
-            Verdict::Drop(_) | Verdict::Reject(..) => return self.pool.give(packet.into_buffer()),
+            Verdict::Drop(_) => return self.pool.give(packet.into_buffer()),
+            Verdict::Reject(_, refusal) => return self.refuse(packet, speaker, refusal, now),
         };
-        packet.rewrite(&flow);
-        self.work.push_back((at, packet));
+        self.forward(at, packet, &flow, speaker, now);
     }
 
     /// From outside a NAT to its inside. Its tables see the packet before its life is checked.
@@ -234,18 +304,107 @@ impl Network {
         if let Some(kernel) = self.nats[nat].kernel {
             return self.work.push_back((At::Port(kernel.outside), packet));
         }
+        let speaker = Speaker::Outside(nat);
+        if packet.quote().is_some() {
+            return self.enter_error(nat, packet, now);
+        }
         let Some(flow) = packet.flow() else {
             return self.end(packet, FabricDrop::Untranslatable);
         };
         let gateway = &mut self.nats[nat];
-        let Verdict::Forward(flow) = gateway.nat.inbound(flow, now) else {
-            return self.pool.give(packet.into_buffer());
+        let (at, flow) = match gateway.nat.inbound(flow, now) {
+            Verdict::Forward(flow) | Verdict::Hairpin(flow) => (At::Realm(gateway.inside), flow),
+            Verdict::Drop(_) => return self.pool.give(packet.into_buffer()),
+            Verdict::Reject(_, refusal) => return self.refuse(packet, speaker, refusal, now),
+        };
+        if !packet.hop() {
+            self.count_drop(FabricDrop::TtlExpired);
+            return self.complain(packet, speaker, Complaint::TimeExceeded, now);
+        }
+        self.forward(at, packet, &flow, speaker, now);
+    }
+
+    /// Gives a packet the addresses that a NAT chose, also those of the other family, and moves it on.
+    pub(super) fn forward(
+        &mut self,
+        at: At,
+        mut packet: Packet,
+        flow: &Flow,
+        speaker: Speaker,
+        now: Instant,
+    ) {
+        if flow.src.is_ipv4() == packet.is_v4() {
+            packet.rewrite(flow);
+            return self.work.push_back((at, packet));
+        }
+        let limit = isize::try_from(MTU).unwrap_or(isize::MAX) - growth(packet.is_v4());
+        if packet.is_v4() && packet.wire_len().cast_signed() > limit {
+            self.count_drop(FabricDrop::TooBig);
+            let limit = u16::try_from(limit).unwrap_or(MTU);
+            return self.complain(packet, speaker, Complaint::TooBig(limit), now);
+        }
+        let pool = &mut self.pool;
+        match translated(&packet, flow, |length| pool.take(length)) {
+            Some(other) => {
+                self.pool.give(packet.into_buffer());
+                self.work.push_back((at, other));
+            }
+            None => self.end(packet, FabricDrop::Untranslatable),
+        }
+    }
+
+    /// An ICMP error from inside about a packet that came in. It is the host that speaks, or a router further in, and
+    /// in any case the external address from which it is heard.
+    fn leave_error(&mut self, nat: usize, packet: Packet, now: Instant) {
+        let gateway = &mut self.nats[nat];
+        let seen = packet.quote().map(|quote| quote.flow);
+        let Some(quoted) = seen.and_then(|flow| gateway.nat.outbound_error(flow, now)) else {
+            return self.end(packet, FabricDrop::Untranslatable);
+        };
+        let (src, dst) = (quoted.dst.ip(), quoted.src.ip());
+        let is_own = gateway.nat.externals().any(|own| dst == own);
+        let at = if is_own {
+            At::Inbound(nat)
+        } else {
+            gateway.way_out()
+        };
+        // Under IPv6 everybody speaks for himself.
+        let src = if packet.is_v4() || src.is_ipv4() {
+            src
+        } else {
+            packet.source()
+        };
+        self.carry(at, packet, (src, dst), &quoted);
+    }
+
+    /// An ICMP error from outside about a packet that left.
+    fn enter_error(&mut self, nat: usize, mut packet: Packet, now: Instant) {
+        let gateway = &mut self.nats[nat];
+        let seen = packet.quote().map(|quote| quote.flow);
+        let Some(quoted) = seen.and_then(|flow| gateway.nat.inbound_error(flow, now)) else {
+            return self.end(packet, FabricDrop::Untranslatable);
         };
         if !packet.hop() {
             return self.end(packet, FabricDrop::TtlExpired);
         }
-        packet.rewrite(&flow);
-        self.work.push_back((At::Realm(gateway.inside), packet));
+        let src = match packet.source() {
+            IpAddr::V4(ip) if quoted.src.is_ipv6() => embedded(ip),
+            same => same,
+        };
+        let at = At::Realm(gateway.inside);
+        self.carry(at, packet, (src, quoted.src.ip()), &quoted);
+    }
+
+    fn carry(&mut self, at: At, packet: Packet, (src, dst): (IpAddr, IpAddr), quoted: &Flow) {
+        let pool = &mut self.pool;
+        match carried(&packet, src, dst, quoted, |length| pool.take(length)) {
+            Some(other) => {
+                self.refusals.carried += 1;
+                self.pool.give(packet.into_buffer());
+                self.work.push_back((at, other));
+            }
+            None => self.end(packet, FabricDrop::Untranslatable),
+        }
     }
 
     /// Over an access link.

@@ -4,10 +4,13 @@
 //! right in both forms: complete ones are updated as RFC 1624 describes, partial ones (`NEEDS_CSUM`: the field holds
 //! the sum of the pseudo-header, the kernel adds the rest) get the new addresses into that sum.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
+use crate::inet::{address_sum, be16, fold, put16, sum};
 use crate::link::Flip;
 use crate::nat::{Flow, Proto};
+
+use super::headers::{Layout, Quote, Transport};
 
 /// Length of the virtio-net header that a TUN device with `IFF_VNET_HDR` puts in front, in bytes.
 pub(super) const VNET_LEN: usize = 10;
@@ -17,22 +20,6 @@ pub(super) const BUFFER_LEN: usize = VNET_LEN + 65_536;
 
 /// The checksum field holds the pseudo-header's sum only (`VIRTIO_NET_HDR_F_NEEDS_CSUM`).
 pub(super) const NEEDS_CSUM: u8 = 1;
-
-// IP protocol numbers (IANA).
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const ICMP: u8 = 1;
-const ICMP6: u8 = 58;
-
-/// What stands where a NAT looks for ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Transport {
-    Ports(Proto),
-    EchoRequest,
-    EchoReply,
-    /// Fragments, other protocols, ICMP errors: can be routed but not translated.
-    Opaque,
-}
 
 /// A parsed packet and the buffer that it lies in.
 #[derive(Debug)]
@@ -83,8 +70,48 @@ impl Packet {
         self.buffer.len()
     }
 
+    pub(super) fn source(&self) -> IpAddr {
+        self.src.ip()
+    }
+
     pub(super) fn destination(&self) -> IpAddr {
         self.dst.ip()
+    }
+
+    pub(super) fn is_v4(&self) -> bool {
+        self.src.is_ipv4()
+    }
+
+    /// Time to live or hop limit.
+    pub(super) fn ttl(&self) -> u8 {
+        self.ip()[if self.is_v4() { 8 } else { 7 }]
+    }
+
+    /// Type of service or traffic class.
+    pub(super) fn class(&self) -> u8 {
+        let ip = self.ip();
+        if self.is_v4() {
+            ip[1]
+        } else {
+            ip[0] << 4 | ip[1] >> 4
+        }
+    }
+
+    pub(super) fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// Transport header and payload.
+    pub(super) fn transport_bytes(&self) -> &[u8] {
+        &self.buffer[self.transport_at..self.end]
+    }
+
+    /// The packet that it quotes, if it is an ICMP error.
+    pub(super) fn quote(&self) -> Option<&Quote> {
+        match &self.transport {
+            Transport::Error(quote) => Some(quote),
+            _ => None,
+        }
     }
 
     /// A copy in another buffer, which must be long enough.
@@ -98,7 +125,7 @@ impl Packet {
         let proto = match self.transport {
             Transport::Ports(proto) => proto,
             Transport::EchoRequest | Transport::EchoReply => Proto::Icmp,
-            Transport::Opaque => return None,
+            Transport::Error(_) | Transport::Opaque => return None,
         };
         Some(Flow {
             proto,
@@ -131,8 +158,9 @@ impl Packet {
         }
         let mut addresses = Change::default();
         let mut ports = Change::default();
-        self.rewrite_address(VNET_LEN + 12, self.src.ip(), flow.src.ip(), &mut addresses);
-        self.rewrite_address(VNET_LEN + 16, self.dst.ip(), flow.dst.ip(), &mut addresses);
+        let (src_at, dst_at) = if self.is_v4() { (12, 16) } else { (8, 24) };
+        self.rewrite_address(VNET_LEN + src_at, self.src.ip(), flow.src.ip(), &mut addresses);
+        self.rewrite_address(VNET_LEN + dst_at, self.dst.ip(), flow.dst.ip(), &mut addresses);
         let at = self.transport_at;
         match self.transport {
             Transport::Ports(_) => {
@@ -141,17 +169,22 @@ impl Packet {
             }
             Transport::EchoRequest => self.rewrite_port(at + 4, flow.src.port(), &mut ports),
             Transport::EchoReply => self.rewrite_port(at + 4, flow.dst.port(), &mut ports),
-            Transport::Opaque => {}
+            Transport::Error(_) | Transport::Opaque => {}
         }
         self.src = flow.src;
         self.dst = flow.dst;
-        addresses.apply(&mut self.buffer, VNET_LEN + 10);
+        if self.is_v4() {
+            addresses.apply(&mut self.buffer, VNET_LEN + 10);
+        }
         match self.transport {
             Transport::Ports(Proto::Udp) => self.fix_checksum(at + 6, addresses, ports),
             Transport::Ports(_) => self.fix_checksum(at + 16, addresses, ports),
-            // The ICMP checksum covers no addresses.
-            Transport::EchoRequest | Transport::EchoReply => ports.apply(&mut self.buffer, at + 2),
-            Transport::Opaque => {}
+            Transport::EchoRequest | Transport::EchoReply if self.is_v4() => {
+                // The checksum of ICMP covers no addresses; that of ICMPv6 does.
+                ports.apply(&mut self.buffer, at + 2);
+            }
+            Transport::EchoRequest | Transport::EchoReply => self.fix_checksum(at + 2, addresses, ports),
+            Transport::Error(_) | Transport::Opaque => {}
         }
     }
 
@@ -163,7 +196,7 @@ impl Packet {
             Transport::Ports(Proto::Tcp) => (usize::from(self.buffer[at + 12] >> 4) * 4, at + 16),
             Transport::Ports(_) => (8, at + 6),
             Transport::EchoRequest | Transport::EchoReply => (8, at + 2),
-            Transport::Opaque => return,
+            Transport::Error(_) | Transport::Opaque => return,
         };
         let Some((byte, mask)) = flip.place(self.end.saturating_sub(at + header)) else {
             return;
@@ -182,6 +215,24 @@ impl Packet {
         change.word(word(old), word(new));
         self.buffer[place] = new;
         self.fix_checksum(checksum_at, Change::default(), change);
+    }
+
+    /// Makes a partial checksum complete, as the network card does at the end. Not for a super-packet, which has a
+    /// checksum for each of its segments.
+    pub(super) fn complete(&mut self) {
+        let word = |at: usize| usize::from(u16::from_ne_bytes([self.buffer[at], self.buffer[at + 1]]));
+        let start = VNET_LEN + word(6);
+        let field = start + word(8);
+        if self.buffer[0] & NEEDS_CSUM != 0 && field + 2 <= self.end {
+            let check = !fold(sum(&self.buffer[start..self.end]));
+            let is_udp = self.transport == Transport::Ports(Proto::Udp);
+            put16(
+                &mut self.buffer,
+                field,
+                if is_udp && check == 0 { 0xffff } else { check },
+            );
+        }
+        self.buffer[..VNET_LEN].fill(0);
     }
 
     /// Size of the largest IP packet that it is on the wire: its segment's if it is a super-packet.
@@ -223,11 +274,16 @@ impl Packet {
     }
 
     fn rewrite_address(&mut self, at: usize, old: IpAddr, new: IpAddr, change: &mut Change) {
-        if let (IpAddr::V4(old), IpAddr::V4(new)) = (old, new) {
-            let ([a, b, c, d], [e, f, g, h]) = (old.octets(), new.octets());
-            change.word([a, b], [e, f]);
-            change.word([c, d], [g, h]);
-            self.buffer[at..at + 4].copy_from_slice(&new.octets());
+        match (old, new) {
+            (IpAddr::V4(old), IpAddr::V4(new)) => {
+                change.words(&old.octets(), &new.octets());
+                self.buffer[at..at + 4].copy_from_slice(&new.octets());
+            }
+            (IpAddr::V6(old), IpAddr::V6(new)) => {
+                change.words(&old.octets(), &new.octets());
+                self.buffer[at..at + 16].copy_from_slice(&new.octets());
+            }
+            _ => {}
         }
     }
 
@@ -237,20 +293,17 @@ impl Packet {
     }
 
     fn fix_checksum(&mut self, at: usize, addresses: Change, ports: Change) {
-        let field = [self.buffer[at], self.buffer[at + 1]];
         if self.buffer[0] & NEEDS_CSUM != 0 {
             // A partial sum is not complemented and does not cover the ports.
-            let sum = fold(u32::from(u16::from_be_bytes(field)) + addresses.0);
-            self.buffer[at..at + 2].copy_from_slice(&sum.to_be_bytes());
-            return;
+            return addresses.apply_partial(&mut self.buffer, at);
         }
         let is_udp = self.transport == Transport::Ports(Proto::Udp);
-        if is_udp && field == [0, 0] {
+        if is_udp && be16(&self.buffer, at) == 0 {
             return; // the sender sent none
         }
         Change(addresses.0 + ports.0).apply(&mut self.buffer, at);
-        if is_udp && self.buffer[at..at + 2] == [0, 0] {
-            self.buffer[at..at + 2].copy_from_slice(&[0xff, 0xff]);
+        if is_udp && be16(&self.buffer, at) == 0 {
+            put16(&mut self.buffer, at, 0xffff);
         }
     }
 }
@@ -269,149 +322,67 @@ pub(super) struct Segmentation {
 
 /// What a replacement of 16-bit words does to a sum over them: RFC 1624, equation 3, `~m + m'`.
 #[derive(Clone, Copy, Debug, Default)]
-struct Change(u32);
+pub(super) struct Change(u32);
 
 impl Change {
-    fn word(&mut self, old: [u8; 2], new: [u8; 2]) {
+    /// What replaces one address by another does to the sum of a pseudo-header; the families may differ.
+    pub(super) fn address(&mut self, old: IpAddr, new: IpAddr) {
+        self.0 += u32::from(!fold(address_sum(old))) + u32::from(fold(address_sum(new)));
+    }
+
+    /// Both.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+
+    pub(super) fn words(&mut self, old: &[u8], new: &[u8]) {
+        let (old, new) = (old.as_chunks::<2>().0, new.as_chunks::<2>().0);
+        old.iter().zip(new).for_each(|(old, new)| self.word(*old, *new));
+    }
+
+    pub(super) fn word(&mut self, old: [u8; 2], new: [u8; 2]) {
         self.0 += u32::from(!u16::from_be_bytes(old)) + u32::from(u16::from_be_bytes(new));
     }
 
     /// Updates the complete (complemented) checksum at `at`.
-    fn apply(self, buffer: &mut [u8], at: usize) {
-        let old = !u16::from_be_bytes([buffer[at], buffer[at + 1]]);
-        let new = !fold(u32::from(old) + self.0);
-        buffer[at..at + 2].copy_from_slice(&new.to_be_bytes());
-    }
-}
-
-/// Ones' complement sum of 16-bit words, folded to one. Nothing is complemented.
-pub(super) fn sum(bytes: &[u8]) -> u32 {
-    let (words, rest) = bytes.as_chunks::<2>();
-    let total: u32 = words
-        .iter()
-        .map(|word| u32::from(u16::from_be_bytes(*word)))
-        .sum();
-    total + rest.first().map_or(0, |last| u32::from(*last) << 8)
-}
-
-pub(super) fn fold(mut sum: u32) -> u16 {
-    while sum >> 16 != 0 {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    let [_, _, high, low] = sum.to_be_bytes();
-    u16::from_be_bytes([high, low])
-}
-
-/// What the headers say.
-struct Layout {
-    total: usize,
-    transport_at: usize,
-    transport: Transport,
-    src: SocketAddr,
-    dst: SocketAddr,
-}
-
-impl Layout {
-    fn read(ip: &[u8]) -> Option<Self> {
-        match ip.first()? >> 4 {
-            4 => Self::read_v4(ip),
-            6 => Self::read_v6(ip),
-            _ => None,
-        }
+    pub(super) fn apply(self, buffer: &mut [u8], at: usize) {
+        let new = !fold(u32::from(!be16(buffer, at)) + self.0);
+        put16(buffer, at, new);
     }
 
-    fn read_v4(ip: &[u8]) -> Option<Self> {
-        let header: &[u8; 20] = ip.first_chunk()?;
-        let transport_at = usize::from(header[0] & 0x0f) * 4;
-        let said = usize::from(u16::from_be_bytes([header[2], header[3]]));
-        if transport_at < 20 || said < transport_at || ip.len() < said {
-            return None;
-        }
-        // More fragments, or an offset.
-        let is_fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0;
-        let src = Ipv4Addr::new(header[12], header[13], header[14], header[15]);
-        let dst = Ipv4Addr::new(header[16], header[17], header[18], header[19]);
-        let protocol = if is_fragment { None } else { Some(header[9]) };
-        Some(Self::finish(
-            &ip[..said],
-            transport_at,
-            protocol,
-            src.into(),
-            dst.into(),
-        ))
-    }
-
-    fn read_v6(ip: &[u8]) -> Option<Self> {
-        let header: &[u8; 40] = ip.first_chunk()?;
-        let said = 40 + usize::from(u16::from_be_bytes([header[4], header[5]]));
-        if ip.len() < said {
-            return None;
-        }
-        let src = Ipv6Addr::from(*header[8..].first_chunk::<16>()?);
-        let dst = Ipv6Addr::from(*header[24..].first_chunk::<16>()?);
-        Some(Self::finish(
-            &ip[..said],
-            40,
-            Some(header[6]),
-            src.into(),
-            dst.into(),
-        ))
-    }
-
-    fn finish(ip: &[u8], transport_at: usize, protocol: Option<u8>, src: IpAddr, dst: IpAddr) -> Self {
-        let rest = &ip[transport_at..];
-        let (transport, from, to) = ports(protocol, rest).unwrap_or((Transport::Opaque, 0, 0));
-        Self {
-            total: ip.len(),
-            transport_at,
-            transport,
-            src: SocketAddr::new(src, from),
-            dst: SocketAddr::new(dst, to),
-        }
-    }
-}
-
-/// Kind of transport and the two ports as a NAT counts them.
-fn ports(protocol: Option<u8>, header: &[u8]) -> Option<(Transport, u16, u16)> {
-    let word = |at: usize| Some(u16::from_be_bytes([*header.get(at)?, *header.get(at + 1)?]));
-    match protocol? {
-        UDP if header.len() >= 8 => Some((Transport::Ports(Proto::Udp), word(0)?, word(2)?)),
-        TCP if header.len() >= 20 => {
-            let data_at = usize::from(header[12] >> 4) * 4;
-            (20..=header.len()).contains(&data_at).then_some((
-                Transport::Ports(Proto::Tcp),
-                word(0)?,
-                word(2)?,
-            ))
-        }
-        protocol @ (ICMP | ICMP6) if header.len() >= 8 => match (protocol, header[0]) {
-            (ICMP, 8) | (ICMP6, 128) => Some((Transport::EchoRequest, word(4)?, 0)),
-            (ICMP, 0) | (ICMP6, 129) => Some((Transport::EchoReply, 0, word(4)?)),
-            _ => None,
-        },
-        _ => None,
+    /// Updates the partial sum at `at`.
+    pub(super) fn apply_partial(self, buffer: &mut [u8], at: usize) {
+        let new = fold(u32::from(be16(buffer, at)) + self.0);
+        put16(buffer, at, new);
     }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
+    use crate::inet::{ICMP, IpHeader, TCP, UDP};
+
     use super::*;
 
-    /// Is every checksum of this IPv4 packet right, completing a partial one first?
+    /// Is every checksum of this UDP or TCP packet right, completing a partial one first?
     pub(in crate::fabric) fn checksums_hold(bytes: &[u8]) -> bool {
         let ip = &bytes[VNET_LEN..];
-        let header = usize::from(ip[0] & 0x0f) * 4;
-        let is_tcp = ip[9] == TCP;
-        let at = header + if is_tcp { 16 } else { 6 };
-        let pseudo = sum(&ip[12..20]) + u32::from(ip[9]) + u32::try_from(ip.len() - header).unwrap();
-        let header_holds = fold(sum(&ip[..header])) == 0xffff;
+        let is_v4 = ip[0] >> 4 == 4;
+        let (header, addresses, protocol) = if is_v4 {
+            (usize::from(ip[0] & 0x0f) * 4, 12..20, ip[9])
+        } else {
+            (40, 8..40, ip[6])
+        };
+        let at = header + if protocol == TCP { 16 } else { 6 };
+        let length = u32::try_from(ip.len() - header).unwrap();
+        let pseudo = sum(&ip[addresses]) + u32::from(protocol) + length;
+        let header_holds = !is_v4 || fold(sum(&ip[..header])) == 0xffff;
         if bytes[0] & NEEDS_CSUM != 0 {
             return header_holds && fold(pseudo) == u16::from_be_bytes([ip[at], ip[at + 1]]);
         }
         header_holds && fold(pseudo + sum(&ip[header..])) == 0xffff
     }
 
-    /// A UDP or TCP packet over IPv4, with virtio-net header and right checksums.
+    /// A UDP or TCP packet with virtio-net header and right checksums.
     pub(in crate::fabric) fn build(
         proto: Proto,
         src: &str,
@@ -419,43 +390,42 @@ pub(super) mod tests {
         payload: &[u8],
         partial: bool,
     ) -> Vec<u8> {
-        let (src, dst): (std::net::SocketAddrV4, std::net::SocketAddrV4) =
-            (src.parse().unwrap(), dst.parse().unwrap());
-        let (number, header, field) = if proto == Proto::Tcp {
+        let (src, dst): (SocketAddr, SocketAddr) = (src.parse().unwrap(), dst.parse().unwrap());
+        let (protocol, length, field) = if proto == Proto::Tcp {
             (TCP, 20, 16)
         } else {
             (UDP, 8, 6)
         };
-        let transport_len = u16::try_from(header + payload.len()).unwrap();
-        let mut ip = vec![0x45, 0, 0, 0, 0x12, 0x34, 0, 0, 64, number, 0, 0];
-        ip[2..4].copy_from_slice(&(20 + transport_len).to_be_bytes());
-        ip.extend(src.ip().octets());
-        ip.extend(dst.ip().octets());
-        let check = !fold(sum(&ip));
-        ip[10..12].copy_from_slice(&check.to_be_bytes());
-        let mut transport = vec![0; header];
+        let mut transport = vec![0; length];
         transport[..2].copy_from_slice(&src.port().to_be_bytes());
         transport[2..4].copy_from_slice(&dst.port().to_be_bytes());
         if proto == Proto::Tcp {
             transport[12] = 5 << 4;
         } else {
-            transport[4..6].copy_from_slice(&transport_len.to_be_bytes());
+            put16(&mut transport, 4, u16::try_from(length + payload.len()).unwrap());
         }
         transport.extend(payload);
-        let pseudo = sum(&ip[12..20]) + u32::from(number) + u32::from(transport_len);
+        let header = IpHeader {
+            src: src.ip(),
+            dst: dst.ip(),
+            protocol,
+            ttl: 64,
+            class: 0,
+        };
+        let pseudo = header.pseudo(transport.len());
         let check = if partial {
             fold(pseudo)
         } else {
             !fold(pseudo + sum(&transport))
         };
-        transport[field..field + 2].copy_from_slice(&check.to_be_bytes());
-        let mut bytes = vec![0; VNET_LEN];
+        put16(&mut transport, field, check);
+        let mut bytes = vec![0; VNET_LEN + header.len()];
+        header.write(&mut bytes[VNET_LEN..], transport.len());
         if partial {
             bytes[0] = NEEDS_CSUM;
-            bytes[6..8].copy_from_slice(&20u16.to_ne_bytes());
+            bytes[6..8].copy_from_slice(&u16::try_from(header.len()).unwrap().to_ne_bytes());
             bytes[8..10].copy_from_slice(&u16::try_from(field).unwrap().to_ne_bytes());
         }
-        bytes.extend(ip);
         bytes.extend(transport);
         bytes
     }

@@ -1,9 +1,10 @@
 //! Cutting a super-packet (TCP TSO, UDP USO) into the packets that would be on a wire, so that a link can lose or
 //! delay each by itself. The pieces keep partial checksums: the receiving kernel treats them as it does its own.
 
+use crate::inet::{TCP, UDP, be16, fold, low16, put16, sum};
 use crate::nat::Proto;
 
-use super::packet::{NEEDS_CSUM, Packet, Segmentation, VNET_LEN, fold, sum};
+use super::packet::{NEEDS_CSUM, Packet, Segmentation, VNET_LEN};
 
 // TCP flags (RFC 9293, RFC 3168): what only the last and only the first segment carries.
 const FIN_AND_PUSH: u8 = 0x09;
@@ -70,22 +71,9 @@ fn adjust(piece: &mut [u8], cut: &Segmentation, index: usize, is_last: bool) {
     } else {
         VNET_LEN + 8..VNET_LEN + 40
     };
-    let protocol: u32 = if cut.proto == Proto::Tcp { 6 } else { 17 };
-    let pseudo = sum(&piece[addresses]) + protocol + u32::from(low16(transport_len));
+    let protocol = if cut.proto == Proto::Tcp { TCP } else { UDP };
+    let pseudo = sum(&piece[addresses]) + u32::from(protocol) + u32::from(low16(transport_len));
     put16(piece, at + checksum_offset, fold(pseudo));
-}
-
-fn be16(bytes: &[u8], at: usize) -> u16 {
-    u16::from_be_bytes([bytes[at], bytes[at + 1]])
-}
-
-fn put16(bytes: &mut [u8], at: usize, value: u16) {
-    bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
-}
-
-/// Lengths inside one packet are below 65536 by the length field that they were read from.
-fn low16(length: usize) -> u16 {
-    u16::try_from(length).unwrap_or(u16::MAX)
 }
 
 #[cfg(test)]

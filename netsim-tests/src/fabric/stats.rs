@@ -17,23 +17,26 @@ pub enum FabricDrop {
     TtlExpired,
     /// Nobody has that address: also multicast and broadcast.
     NoRoute,
-    /// A fragment, an ICMP error or another protocol at a NAT.
+    /// A fragment, another protocol, or an ICMP error about nothing that passed, at a NAT.
     Untranslatable,
     /// More bytes in flight than the lab holds.
     Overflow,
     /// The receiver's kernel did not take it.
     NotTaken,
+    /// Longer than an IPv6 host takes after its translation from IPv4; its sender is told the limit.
+    TooBig,
 }
 
 impl FabricDrop {
     /// Every reason, in the order of [`FabricDrop::index`].
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Malformed,
         Self::TtlExpired,
         Self::NoRoute,
         Self::Untranslatable,
         Self::Overflow,
         Self::NotTaken,
+        Self::TooBig,
     ];
 
     /// Position in [`FabricDrop::ALL`], to count by.
@@ -46,6 +49,7 @@ impl FabricDrop {
             Self::Untranslatable => 3,
             Self::Overflow => 4,
             Self::NotTaken => 5,
+            Self::TooBig => 6,
         }
     }
 }
@@ -61,6 +65,19 @@ pub struct LabStats {
     pub links: BTreeMap<String, LinkPairStats>,
     /// Packets that ended elsewhere; reasons that never occurred are absent.
     pub drops: BTreeMap<FabricDrop, u64>,
+    /// What senders were told.
+    pub refusals: RefusalStats,
+}
+
+/// ICMP errors and TCP resets of the NATs and the core, in packets. Those of hosts count as their traffic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RefusalStats {
+    /// Made and sent.
+    pub sent: u64,
+    /// Not sent, because there were too many.
+    pub withheld: u64,
+    /// Translated at NATs, whoever made them.
+    pub carried: u64,
 }
 
 /// One NAT.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 /// Why a lab could not be made or changed.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +66,14 @@ pub enum LabError {
     /// A thread of the lab could not be started, or ended before its time.
     #[error("a thread of the lab failed ({0})")]
     Thread(#[source] io::Error),
+    /// A capture could not be begun, or not be written to its end.
+    #[error("cannot write the capture {} ({source})", path.display())]
+    Capture {
+        /// Where to.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// No host of this name.
     #[error("no host is called {0}")]
     UnknownHost(String),
@@ -80,6 +89,12 @@ pub enum LabError {
     /// A host without any address, or more NATs than the lab has addresses for.
     #[error("no address for {0}")]
     NoAddress(String),
+    /// Two addresses of one host in two networks, of which the kernel would make one.
+    #[error("addresses {0} and {1} are for two networks: let them differ in their /24 or /64")]
+    OneNetwork(IpAddr, IpAddr),
+    /// Asked about an address that the host does not have.
+    #[error("host {0} has no address {1}")]
+    NotItsAddress(String, IpAddr),
     /// Asked to change the NAT of a host that has none.
     #[error("host {0} is behind no nat")]
     NoNat(String),

@@ -83,8 +83,12 @@ pub(crate) fn configure(spec: &InterfaceSpec<'_>) -> Result<(), LabError> {
     for (ip, prefix) in spec.addresses {
         netlink.ask("address", address(device, *ip, *prefix))?;
     }
+    // IPv4 prefers the first address anyway; IPv6 would take the one that looks most like the destination. The kernel
+    // forgets the preference when the address is removed.
+    let first_v6 = spec.addresses.iter().map(|(ip, _)| *ip).find(IpAddr::is_ipv6);
     for (ip, prefix) in routes {
-        netlink.ask("route", route(device, ip, prefix))?;
+        let preferred = first_v6.filter(|_| ip.is_ipv6() && prefix == 0);
+        netlink.ask("route", route(device, ip, prefix, preferred))?;
     }
     Ok(())
 }
@@ -146,7 +150,7 @@ fn address(index: u32, ip: IpAddr, prefix: u8) -> RouteNetlinkMessage {
     RouteNetlinkMessage::NewAddress(message)
 }
 
-fn route(index: u32, ip: IpAddr, prefix: u8) -> RouteNetlinkMessage {
+fn route(index: u32, ip: IpAddr, prefix: u8, preferred: Option<IpAddr>) -> RouteNetlinkMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(ip);
     message.header.destination_prefix_length = prefix;
@@ -156,13 +160,20 @@ fn route(index: u32, ip: IpAddr, prefix: u8) -> RouteNetlinkMessage {
     message.header.kind = RouteType::Unicast;
     message.attributes = vec![RouteAttribute::Oif(index)];
     if prefix > 0 {
-        let destination = match ip {
-            IpAddr::V4(ip) => RouteAddress::Inet(ip),
-            IpAddr::V6(ip) => RouteAddress::Inet6(ip),
-        };
-        message.attributes.push(RouteAttribute::Destination(destination));
+        message
+            .attributes
+            .push(RouteAttribute::Destination(route_address(ip)));
     }
+    let source = preferred.map(|ip| RouteAttribute::PrefSource(route_address(ip)));
+    message.attributes.extend(source);
     RouteNetlinkMessage::NewRoute(message)
+}
+
+fn route_address(ip: IpAddr) -> RouteAddress {
+    match ip {
+        IpAddr::V4(ip) => RouteAddress::Inet(ip),
+        IpAddr::V6(ip) => RouteAddress::Inet6(ip),
+    }
 }
 
 fn family(ip: IpAddr) -> AddressFamily {

@@ -12,6 +12,7 @@
 mod app;
 mod attempt;
 mod build;
+mod capture;
 mod changes;
 mod check;
 mod client;

@@ -13,6 +13,7 @@ use knothole_proto::path::SocketId;
 use knothole_proto::seed::Seed;
 
 use super::build::Home;
+use super::capture::Captures;
 use super::check::{Checks, Rule, Violation, violation};
 use super::clock::epoch;
 use super::journal::{Journal, Line};
@@ -44,6 +45,7 @@ pub struct World {
     pub(super) sites: u8,
     pub(super) checks: Checks,
     pub(super) journal: Journal,
+    pub(super) captures: Captures,
     pub(super) stranger: Option<Stranger>,
     pub(super) servers: Vec<SocketAddr>,
     pub(super) next_request: u32,
@@ -107,6 +109,7 @@ impl World {
             sites: 0,
             checks: Checks::default(),
             journal: Journal::new(),
+            captures: Captures::default(),
             stranger: None,
             servers: Vec::new(),
             next_request: 0,
@@ -378,6 +381,7 @@ impl World {
                 describe(&packet.bytes)
             )
         });
+        self.captures.see(host, &packet, now);
         self.launch(self.hosts[host.0].net, packet)
     }
 
@@ -442,6 +446,7 @@ impl World {
             .record(now, mark::DELIVER, host.0, &packet.bytes, || {
                 format!("{} gets {} -> {} {}", host.0, from, at, describe(&packet.bytes))
             });
+        self.captures.see(host, packet, now);
         let authentic = matches!(packet.origin, Origin::Host(_));
         let socket = socket_of(at);
         match &mut self.hosts[host.0].role {

@@ -8,11 +8,14 @@
     reason = "test code"
 )]
 
+mod capture;
 mod classify;
 mod hygiene;
+mod icmp;
 mod kernel;
 mod race;
 mod routing;
 mod speed;
 mod support;
+mod uplinks;
 mod wire;
