@@ -36,7 +36,9 @@ const TRIAL: &str = "table ip lab_trial {
 ///
 /// [`LabError::NoNft`] without the program, [`LabError::Rules`] with its words when it refuses.
 pub(crate) fn load_rules(namespace: &Namespace, script: &str) -> Result<(), LabError> {
-    let program = find().ok_or(LabError::NoNft)?;
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = env::split_paths(&path).chain(SYSTEM_FOLDERS.map(PathBuf::from));
+    let program = find(folders).ok_or(LabError::NoNft)?;
     let mut command = Command::new(program);
     command
         .args(["-f", "-"])
@@ -68,8 +70,29 @@ pub(super) fn try_rules(namespace: &Namespace) -> Result<(), LabError> {
     load_rules(namespace, TRIAL)
 }
 
-fn find() -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let folders = env::split_paths(&path).chain(SYSTEM_FOLDERS.map(PathBuf::from));
-    folders.map(|folder| folder.join(NFT)).find(|file| file.is_file())
+fn find(folders: impl IntoIterator<Item = PathBuf>) -> Option<PathBuf> {
+    let mut files = folders.into_iter().map(|folder| folder.join(NFT));
+    files.find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_is_the_first_one_in_the_folders() {
+        let folder = tempfile::tempdir().unwrap();
+        let [empty, full] = ["empty", "full"].map(|name| folder.path().join(name));
+        for folder in [&empty, &full] {
+            std::fs::create_dir(folder).unwrap();
+        }
+        std::fs::write(full.join(NFT), "").unwrap();
+        assert_eq!(find([empty.clone(), full.clone()]), Some(full.join(NFT)));
+        assert_eq!(find([empty]), None);
+        assert!(
+            LabError::NoNft
+                .to_string()
+                .contains("install the package nftables")
+        );
+    }
 }

@@ -1,11 +1,12 @@
 //! What real NATs do in special cases: collisions, hairpins, packets that come too early, refusals, full tables.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::net::UdpSocket;
 
 use knothole_netsim::nat::{
     Filtering, Hairpin, InputPolicy, Mapping, NatSpec, PortAllocation, Refusal, UdpPolicy,
 };
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::*;
 
@@ -269,21 +270,41 @@ fn a_full_table_refuses_new_flows_and_keeps_the_old_ones() {
     if !kernel_possible() {
         return;
     }
-    let lab = lab_of(vec![NatSpec {
-        table_size: 5,
-        ..NatSpec::default()
-    }]);
-    let (server, at) = server(&lab);
-    let clients: Vec<UdpSocket> = (0..7).map(|_| any(&lab, "a")).collect();
-    let passed: Vec<bool> = clients
-        .iter()
-        .map(|client| reaches(client, &server, at))
-        .collect();
-    assert_eq!(passed, [true, true, true, true, true, false, false]);
-    assert!(clients[..5].iter().all(|client| reaches(client, &server, at)));
-    let stats = &lab.stats().nats["a.nat0"].stats;
-    assert_eq!((stats.sessions, stats.peak_entries), (5, 5));
-    assert!(!reaches(&clients[6], &server, at), "still no room");
-    lab.reboot_nat("a").unwrap();
-    assert!(reaches(&clients[6], &server, at));
+    for size in [5, 256] {
+        let lab = lab_of(vec![NatSpec {
+            table_size: size,
+            ..NatSpec::default()
+        }]);
+        let (server, at) = server(&lab);
+        let clients: Vec<UdpSocket> = (0..size + 2).map(|_| any(&lab, "a")).collect();
+        let passed = clients.iter().filter(|client| reaches(client, &server, at));
+        assert_eq!(passed.count(), size);
+        let (old, new) = clients.split_at(size);
+        assert!(old.iter().all(|client| reaches(client, &server, at)));
+        assert!(!reaches(&new[0], &server, at), "still no room");
+        let stats = &lab.stats().nats["a.nat0"].stats;
+        assert_eq!((stats.sessions, stats.peak_entries), (size, size));
+        lab.reboot_nat("a").unwrap();
+        assert!(reaches(&new[0], &server, at));
+    }
+}
+
+#[test]
+fn the_router_answers_an_echo_from_inside_to_its_own_address_as_the_model_does_not() {
+    if !kernel_possible() {
+        return;
+    }
+    let lab = lab_of(vec![NatSpec::default()]);
+    let host = lab.host("a").unwrap();
+    let open = || Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).unwrap();
+    let socket = host.run(open).unwrap();
+    socket.set_read_timeout(Some(10 * PATIENCE)).unwrap();
+    // Echo request, identifier 0x1234, sequence number 1.
+    let to = SocketAddr::new(host.public_ip(), 0);
+    socket
+        .send_to(&[8, 0, 0xe5, 0xca, 0x12, 0x34, 0, 1], &to.into())
+        .unwrap();
+    let mut reply = [0; 64];
+    let length = (&socket).read(&mut reply).unwrap();
+    assert_eq!(reply[20..length], [0, 0, 0xed, 0xca, 0x12, 0x34, 0, 1]);
 }

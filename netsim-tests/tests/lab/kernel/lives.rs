@@ -58,6 +58,27 @@ fn a_flow_both_ways_for_over_two_seconds_lasts_for_the_long_timeout() {
 }
 
 #[test]
+fn a_new_flow_of_a_socket_shortens_the_memory_of_its_mapping_but_not_the_older_flow() {
+    if !kernel_possible() {
+        return;
+    }
+    let lab = lab_with_lives(1, 60, Filtering::AddressAndPortDependent);
+    let (client, (server, at)) = (any(&lab, "a"), server(&lab));
+    let external = seen(&client, &server, at).unwrap();
+    for _ in 0..7 {
+        assert!(reaches(&server, &client, external));
+        assert_eq!(seen(&client, &server, at), Some(external));
+        pause(2 * SECOND / 5);
+    }
+    assert_eq!(seen(&client, &server, at), Some(external));
+    let [(one, one_at), (other, other_at)] = PORTS.map(|port| observer(&lab, 1, port));
+    assert_eq!(seen(&client, &one, one_at), Some(external));
+    pause(SECOND + 2 * PATIENCE);
+    assert_ne!(seen(&client, &other, other_at), Some(external));
+    assert!(reaches(&server, &client, external));
+}
+
+#[test]
 fn the_open_filter_ends_with_the_mapping() {
     if !kernel_possible() {
         return;

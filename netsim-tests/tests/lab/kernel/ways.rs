@@ -91,6 +91,11 @@ fn a_packet_with_little_life_ends_where_the_map_says() {
         a.set_ttl(ttl).unwrap();
         assert_eq!(seen(&a, &b, to_b), None, "TTL {ttl}");
         assert_eq!(sessions("a.nat0"), of_a, "TTL {ttl}");
+        assert_eq!(
+            sessions("b.nat0"),
+            1,
+            "what ends at a router leaves no trace there"
+        );
         let ended = lab.stats().drops.get(&FabricDrop::TtlExpired).copied();
         assert_eq!(ended.unwrap_or(0), in_core, "TTL {ttl}");
     }
