@@ -13,6 +13,7 @@ mod classify;
 mod hygiene;
 mod icmp;
 mod kernel;
+mod quirks;
 mod race;
 mod routing;
 mod speed;
