@@ -2,8 +2,11 @@
 //!
 //! [`nat`] and [`link`] say what a network does to packets, as pure machines driven by virtual or real time.
 //! [`fabric`] builds an internet of them between [namespaces](netns) of the Linux kernel; [`sim`] is a world in memory, with
-//! virtual time, in which the machines themselves run. [`oracle`] tells what must come of two NATs in any world.
+//! virtual time, in which the machines themselves run. [`oracle`] tells what must come of two NATs in any world,
+//! [`ceiling`] how much data the lab carries on this machine. [`pcap`] writes what either world sees.
 
+#[cfg(target_os = "linux")]
+pub mod ceiling;
 #[cfg(target_os = "linux")]
 pub mod demo;
 #[cfg(target_os = "linux")]

@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::exit)] // here, and only here, is what talks to a person
 
+mod bench;
 mod demo;
 mod kinds;
 mod role;
@@ -24,6 +25,7 @@ struct Arguments {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Bench(bench::BenchArgs),
     Demo(demo::DemoArgs),
     Kinds(kinds::KindsArgs),
     Soak(soak::SoakArgs),
@@ -35,6 +37,7 @@ enum Command {
 /// entered by a process that has one.
 pub(crate) fn main() -> ExitCode {
     match Arguments::parse().command {
+        Command::Bench(args) => bench::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Kinds(args) => kinds::run(&args),
         Command::Soak(args) => soak::run(&args),

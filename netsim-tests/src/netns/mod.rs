@@ -14,6 +14,7 @@ mod namespace;
 mod probe;
 mod sys;
 mod userns;
+mod veth;
 
 pub use error::LabError;
 pub use namespace::Namespace;
@@ -22,3 +23,4 @@ pub use userns::become_lab_root;
 
 pub(crate) use interface::{InterfaceSpec, configure, remove_address};
 pub(crate) use sys::{Tun, open_tun};
+pub(crate) use veth::join;
