@@ -4,8 +4,11 @@
 //! [`fabric`] builds an internet of them between [namespaces](netns) of the Linux kernel, whose own packet filter can play
 //! the NATs instead ([`kernel`]); [`sim`] is a world in memory, with virtual time, in which the machines themselves run.
 //! [`oracle`] tells what must come of two NATs in any world, and [`verify`] measures whether each NAT of each world is
-//! what it is described as.
+//! what it is described as. [`ceiling`] is how much data the lab carries on this machine; [`pcap`] writes what either world
+//! sees.
 
+#[cfg(target_os = "linux")]
+pub mod ceiling;
 #[cfg(target_os = "linux")]
 pub mod demo;
 #[cfg(target_os = "linux")]

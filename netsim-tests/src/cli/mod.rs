@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::exit)] // here, and only here, is what talks to a person
 
+mod bench;
 mod demo;
 mod kinds;
 mod matrix;
@@ -26,6 +27,7 @@ struct Arguments {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Bench(bench::BenchArgs),
     Demo(demo::DemoArgs),
     Kinds(kinds::KindsArgs),
     Matrix(matrix::MatrixArgs),
@@ -38,6 +40,7 @@ enum Command {
 /// entered by a process that has one.
 pub(crate) fn main() -> ExitCode {
     match Arguments::parse().command {
+        Command::Bench(args) => bench::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Kinds(args) => kinds::run(&args),
         Command::Matrix(args) => matrix::run(&args),

@@ -9,20 +9,28 @@
 //!
 //! * The access link lies on the outer side of a host's innermost NAT, as between a home router and its provider, and is
 //!   shared by all hosts behind that NAT; a public host has its own. Packets between two hosts of one LAN meet no link.
-//! * Every NAT and both routers of the core take one from the TTL; what runs out ends silently (no ICMP errors are made).
-//!   From behind one NAT to behind another: TTL 1 ends at the own NAT and makes no mapping, 2 and 3 end in the core, 4
-//!   reaches the other NAT's tables, 5 the other host.
+//! * Every NAT and both routers of the core take one from the TTL. From behind one NAT to behind another: TTL 1 ends at
+//!   the own NAT and makes no mapping, 2 and 3 end in the core, 4 reaches the other NAT's tables, 5 the other host.
+//! * Routers say what ended at them, as `traceroute` wants: time exceeded, no route, and whatever a NAT refuses. The core
+//!   speaks as 5.5.0.1 and 5.5.0.2, a NAT as the .1 of the network inside and as its external address outside; in all at
+//!   most 1000 times a second. ICMP errors, also those of hosts, pass NATs with the packet that they quote translated
+//!   (RFC 5508) and change no session.
+//! * A host may be in several networks at once ([`HostSpec::also_behind`]); the source address of a packet says which
+//!   way it goes.
+//! * [`Lab::capture`] writes what a host sends and receives as a file for `tcpdump`.
 //! * Super-packets (TCP TSO, UDP GSO) pass whole over links that only delay. A link that treats packets one by one (loss,
 //!   reordering, duplication, rate, small MTU) makes the fabric cut them up first. The link then sees the packets that a
 //!   wire would carry; the lab's ceiling falls to that of single packets.
 //! * A NAT can also be [played by the kernel](NatEngine::Kernel): a router namespace with a device on either side, which the
 //!   same thread serves. Everything else stays: a kernel NAT behind a modelled one, or before it, links, neighbours.
-//! * Fragments and ICMP errors are routed but not translated: they end at the first NAT.
+//! * A link with a small MTU swallows what is larger, without a word. Fragments are routed but not translated: they end
+//!   at the first NAT. Multicasts and broadcasts end where they begin.
 //! * What a sender offers beyond the speed of the wire is lost in the queue of its device (2000 packets), as on a slow
 //!   network card. On two processors the wire carries about 24 Gbit/s of UDP GSO, 16 Gbit/s of TCP, 0.15 to 0.25 million
-//!   single packets a second (`tests/lab/speed.rs` prints it for the machine at hand). Over long links TCP is limited by
+//!   single packets a second (`knothole-netsim bench` measures the machine at hand, [`crate::ceiling`] does it for programs). Over long links TCP is limited by
 //!   the kernel's default windows.
-//! * IPv6 addresses are routed as they are; the NATs on the way act as stateful firewalls.
+//! * IPv6 addresses are routed as they are; the NATs on the way act as stateful firewalls, or as NAT64, which makes IPv4
+//!   packets of them (RFC 7915). What comes back longer than 1480 bytes is refused with "too big".
 //!
 //! ```no_run
 //! use std::net::{Ipv4Addr, UdpSocket};

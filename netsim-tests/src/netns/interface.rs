@@ -71,7 +71,7 @@ pub(crate) fn configure(spec: &InterfaceSpec<'_>) -> Result<(), LabError> {
     let routes = spec.reach.routes(spec.addresses);
     let has_v6 = spec.addresses.iter().chain(&routes).any(|(ip, _)| ip.is_ipv6());
     settings(spec.name, has_v6)?;
-    let mut netlink = Netlink::open().map_err(|source| failure("netlink", source))?;
+    let mut netlink = Netlink::open_here()?;
     let loopback = index_of("lo")?;
     let device = index_of(spec.name)?;
     netlink.ask("lo up", up(loopback, &[]))?;
@@ -95,7 +95,7 @@ pub(crate) fn configure(spec: &InterfaceSpec<'_>) -> Result<(), LabError> {
 
 /// Takes an address away from the interface.
 pub(crate) fn remove_address(name: &str, ip: IpAddr, prefix: u8) -> Result<(), LabError> {
-    let mut netlink = Netlink::open().map_err(|source| failure("netlink", source))?;
+    let mut netlink = Netlink::open_here()?;
     let message = match address(index_of(name)?, ip, prefix) {
         RouteNetlinkMessage::NewAddress(message) => RouteNetlinkMessage::DelAddress(message),
         other => other,
@@ -191,12 +191,17 @@ fn failure(what: &str, source: io::Error) -> LabError {
 }
 
 /// One request at a time, each with its acknowledgement.
-struct Netlink {
+pub(super) struct Netlink {
     socket: Socket,
     sequence: u32,
 }
 
 impl Netlink {
+    /// In the namespace of the calling thread.
+    pub(super) fn open_here() -> Result<Self, LabError> {
+        Self::open().map_err(|source| failure("netlink", source))
+    }
+
     fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
@@ -204,7 +209,7 @@ impl Netlink {
         Ok(Self { socket, sequence: 0 })
     }
 
-    fn ask(&mut self, what: &str, message: RouteNetlinkMessage) -> Result<(), LabError> {
+    pub(super) fn ask(&mut self, what: &str, message: RouteNetlinkMessage) -> Result<(), LabError> {
         self.exchange(message).map_err(|source| failure(what, source))
     }
 

@@ -16,6 +16,7 @@ mod nft;
 mod probe;
 mod sys;
 mod userns;
+mod veth;
 
 pub use error::LabError;
 pub use namespace::Namespace;
@@ -25,3 +26,4 @@ pub use userns::become_lab_root;
 pub(crate) use interface::{InterfaceSpec, Reach, configure, full_len, remove_address, sysctl};
 pub(crate) use nft::load_rules;
 pub(crate) use sys::{Tun, open_tun};
+pub(crate) use veth::join;
