@@ -36,8 +36,10 @@ pub struct Graph(BTreeMap<String, BTreeSet<String>>);
 impl Graph {
     /// Ask cargo.
     pub fn of_workspace(root: &Path) -> Self {
+        // Of this platform only: what others need is not on this machine until somebody fetches it.
         let output = Command::new(env!("CARGO"))
             .args(["metadata", "--format-version", "1", "--offline", "--locked"])
+            .args(["--filter-platform", &host()])
             .current_dir(root)
             .output()
             .expect("cargo metadata runs");
@@ -83,6 +85,17 @@ impl Graph {
         }
         reached
     }
+}
+
+/// The platform that the compiler at hand is for, such as `x86_64-unknown-linux-gnu`.
+fn host() -> String {
+    let output = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
+        .arg("-vV")
+        .output()
+        .expect("rustc runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = text.lines().find_map(|line| line.strip_prefix("host: "));
+    line.expect("rustc says what it is for").to_owned()
 }
 
 /// Edges that must not be there, one line each.
