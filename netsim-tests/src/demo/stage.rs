@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::role::Role;
 use super::{DemoError, PathSeen, Plan, Progress, Report, Stop, Transfer, files, measure};
 use crate::fabric::{HostSpec, Lab};
 use crate::link::LinkSpec;
 use crate::nat::NatKind;
+use crate::role::Role;
 
 /// The server's public address. Globally scoped inside the lab, because real software refuses documentation ranges.
 const SERVER: Ipv4Addr = Ipv4Addr::new(5, 5, 5, 1);
