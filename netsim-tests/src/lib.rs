@@ -9,6 +9,8 @@
 pub mod demo;
 #[cfg(target_os = "linux")]
 pub mod fabric;
+#[cfg(target_os = "linux")]
+pub mod interactive;
 pub mod link;
 pub mod nat;
 #[cfg(target_os = "linux")]

@@ -4,10 +4,13 @@
 
 mod demo;
 mod kinds;
+mod lab;
 mod role;
+mod run;
 mod signals;
 mod size;
 mod soak;
+mod within;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -27,6 +30,15 @@ enum Command {
     Demo(demo::DemoArgs),
     Kinds(kinds::KindsArgs),
     Soak(soak::SoakArgs),
+    Run(run::RunArgs),
+    Up(lab::UpArgs),
+    Exec(lab::ExecArgs),
+    Ls(lab::LsArgs),
+    Down(lab::DownArgs),
+    #[command(hide = true)]
+    Keep(lab::KeepArgs),
+    #[command(hide = true)]
+    Within(within::WithinArgs),
     #[command(hide = true)]
     Role(role::RoleArgs),
 }
@@ -38,6 +50,13 @@ pub(crate) fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Kinds(args) => kinds::run(&args),
         Command::Soak(args) => soak::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Up(args) => lab::up(&args),
+        Command::Exec(args) => lab::exec(&args),
+        Command::Ls(args) => lab::ls(&args),
+        Command::Down(args) => lab::down(&args),
+        Command::Keep(args) => lab::keep(&args),
+        Command::Within(args) => within::run(args),
         Command::Role(args) => role::run(args),
     }
 }

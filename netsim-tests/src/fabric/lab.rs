@@ -103,6 +103,24 @@ impl Lab {
         self.change_nat(host, NatBox::reboot)
     }
 
+    /// Changes what the NAT of this name does with UDP, from the next packet on.
+    ///
+    /// # Errors
+    ///
+    /// [`LabError::UnknownNat`].
+    pub fn set_udp_policy_called(&self, nat: &str, policy: UdpPolicy) -> Result<(), LabError> {
+        self.change_nat_called(nat, |nat| nat.set_udp(policy))
+    }
+
+    /// Lets the NAT of this name forget all mappings.
+    ///
+    /// # Errors
+    ///
+    /// [`LabError::UnknownNat`].
+    pub fn reboot_nat_called(&self, nat: &str) -> Result<(), LabError> {
+        self.change_nat_called(nat, NatBox::reboot)
+    }
+
     /// Everything counted so far.
     #[must_use]
     pub fn stats(&self) -> LabStats {
@@ -138,6 +156,13 @@ impl Lab {
             links: links.collect(),
             drops: network.drops().filter(|(_, count)| *count > 0).collect(),
         }
+    }
+
+    fn change_nat_called(&self, nat: &str, change: impl FnOnce(&mut NatBox)) -> Result<(), LabError> {
+        let index = self.nat_names.iter().position(|name| name == nat);
+        let index = index.ok_or_else(|| LabError::UnknownNat(nat.to_owned()))?;
+        change(&mut self.engine.network().nats[index].nat);
+        Ok(())
     }
 
     fn change_nat(&self, host: &str, change: impl FnOnce(&mut NatBox)) -> Result<(), LabError> {

@@ -10,12 +10,14 @@
 
 mod error;
 mod interface;
+mod join;
 mod namespace;
 mod probe;
 mod sys;
 mod userns;
 
 pub use error::LabError;
+pub use join::{join, with_own_files};
 pub use namespace::Namespace;
 pub use probe::{Probe, probe};
 pub use userns::become_lab_root;

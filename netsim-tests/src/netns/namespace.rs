@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, Command};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -54,6 +54,12 @@ impl Namespace {
             jobs: Some(jobs),
             keeper: Some(keeper),
         })
+    }
+
+    /// The descriptor that holds it: other processes may open it under `/proc/PID/fd` to enter.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     /// Moves the calling thread into the namespace for good. Threads and processes that it starts are born there.

@@ -41,12 +41,6 @@ pub(super) fn plan(nodes: &[Node]) -> Vec<Vec<IpAddr>> {
     all
 }
 
-/// The address of a node at one of its other uplinks.
-pub(super) fn at_uplink(node: usize, nat: Option<NatIndex>) -> IpAddr {
-    let mut candidates = candidates(nat, NodeRole::Host, node, true);
-    candidates.next().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
-}
-
 /// Do two machines of one network have one address, or one has that of a NAT? The line, what, and what is expected.
 pub(super) fn check(nats: &[Nat], nodes: &[Node]) -> Result<(), (usize, String, String)> {
     let mut owners: BTreeMap<(Option<NatIndex>, IpAddr), &Node> = BTreeMap::new();

@@ -7,6 +7,8 @@
 mod addresses;
 mod error;
 mod file;
+#[cfg(target_os = "linux")]
+mod in_netns;
 mod in_sim;
 mod links;
 mod model;
@@ -20,6 +22,8 @@ mod timeline;
 mod units;
 
 pub use error::ScenarioError;
+#[cfg(target_os = "linux")]
+pub use in_netns::{InNetns, RESOLV, Troupe, build_lab, hosts_file};
 pub use in_sim::InSim;
 pub use model::{
     Action, Check, Item, LinkPair, Nat, NatIndex, Node, NodeIndex, NodeRole, PathKind, Place, Relay, Run,
