@@ -175,7 +175,8 @@ impl What {
                 ..
             }
             | Self::Expect {
-                check: Check::Path { from, to, .. } | Check::Traffic { from, to, .. },
+                check:
+                    Check::Path { from, to, .. } | Check::Answer { from, to } | Check::Traffic { from, to, .. },
                 ..
             } => Some((*from, *to)),
             _ => None,

@@ -337,7 +337,14 @@ pub enum Check {
         /// Does it?
         is: bool,
     },
-    /// Answers kept coming: the longest silence since the last step was no longer than this.
+    /// An answer came since the last step.
+    Answer {
+        /// Who asks.
+        from: NodeIndex,
+        /// Who answers.
+        to: NodeIndex,
+    },
+    /// Answers kept coming: no silence was longer than this, since the last step, or in the time that is watched.
     Traffic {
         /// Who asks.
         from: NodeIndex,
@@ -481,6 +488,7 @@ impl Scenario {
                 let is = if *is { "registered" } else { "not registered" };
                 format!("{} {is}{when}", names.join(", "))
             }
+            Check::Answer { from, to } => format!("{} answers {}{when}", node(to), node(from)),
             Check::Traffic { from, to, gap } => {
                 format!(
                     "{} to {}: no silence over {}{when}",

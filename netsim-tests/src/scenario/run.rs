@@ -14,6 +14,9 @@ use crate::oracle::Expect;
 /// the world that runs in real time.
 const TICK: Duration = Duration::from_millis(50);
 
+/// Why the traffic of the end that answers is not counted between namespaces.
+const ONE_END: &str = "who answers cannot be watched here; watch the one who asks";
+
 /// Something that happened in a run, in order.
 #[derive(Clone, Debug)]
 pub struct Told<'a> {
@@ -95,7 +98,7 @@ pub fn run(
     let mut silences = BTreeMap::new();
     for item in &scenario.timeline {
         if let What::Expect {
-            check: Check::Traffic { from, to, .. },
+            check: Check::Traffic { from, to, .. } | Check::Answer { from, to },
             ..
         } = item.what
         {
@@ -139,10 +142,13 @@ struct Dark {
     until: Option<Duration>,
 }
 
-/// The longest time without an answer since the last step.
+/// The longest time without an answer since the last step, or since a watch began.
 #[derive(Clone, Copy, Debug, Default)]
 struct Silence {
+    /// Answers so far.
     count: u64,
+    /// Answers up to the last step.
+    before: u64,
     since: Duration,
     longest: Duration,
 }
@@ -195,8 +201,14 @@ impl Running<'_> {
     fn step(&mut self, action: &Action) -> Result<(String, Verdict, String), StageError> {
         let text = self.scenario.say_action(action);
         let now = self.stage.now();
-        for silence in self.silences.values_mut() {
-            (silence.since, silence.longest) = (now, Duration::ZERO);
+        for ((from, to), silence) in &mut self.silences {
+            let count = self.stage.arrivals(*from, *to).unwrap_or(0);
+            *silence = Silence {
+                count,
+                before: count,
+                since: now,
+                longest: Duration::ZERO,
+            };
         }
         let acted = match action {
             Action::SetLink(place, pair) => {
@@ -234,6 +246,11 @@ impl Running<'_> {
     fn expectation(&mut self, when: When, check: &Check) -> Result<(String, Verdict, String), StageError> {
         let text = self.scenario.say_expectation(check, when);
         let begun = self.stage.now();
+        if let (Check::Traffic { from, to, .. }, When::For(_)) = (check, when)
+            && let Some(silence) = self.silences.get_mut(&(*from, *to))
+        {
+            (silence.since, silence.longest) = (begun, Duration::ZERO);
+        }
         let end = match when {
             When::Now | When::At(_) => begun,
             When::Within(time) | When::For(time) => begun + time,
@@ -330,10 +347,22 @@ impl Running<'_> {
                 };
                 seen(wrong.is_empty(), saw)
             }
+            Check::Answer { from, to } => {
+                let before = self
+                    .silences
+                    .get(&(*from, *to))
+                    .map_or(0, |silence| silence.before);
+                match self.stage.arrivals(*from, *to) {
+                    None => unseen(ONE_END),
+                    // A node that starts anew counts anew.
+                    Some(count) if count != before => seen(count > 0, "an answer".to_owned()),
+                    Some(_) => seen(false, "no answer".to_owned()),
+                }
+            }
             Check::Traffic { from, to, gap } => {
                 let silence = self.silences.get(&(*from, *to)).copied().unwrap_or_default();
                 if self.stage.arrivals(*from, *to).is_none() {
-                    return unseen("who answers cannot be watched here; watch the one who asks");
+                    return unseen(ONE_END);
                 }
                 let longest = silence
                     .longest

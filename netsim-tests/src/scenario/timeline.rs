@@ -27,8 +27,9 @@ const ACTIONS: [&str; 11] = [
 ];
 
 /// What can be expected.
-const CHECKS: [&str; 6] = [
+const CHECKS: [&str; 7] = [
     "path",
+    "answer",
     "registered",
     "unregistered",
     "traffic",
@@ -151,6 +152,12 @@ impl Timeline<'_> {
                     nodes: value.one_or_many().iter().map(named).collect::<Result<_, _>>()?,
                     is: key == "registered",
                 }
+            }
+            "answer" => {
+                let table = value.table("answer", "a table such as { from = \"a\", to = \"b\" }")?;
+                let (from, to) = self.ends(&table)?;
+                table.finish()?;
+                Check::Answer { from, to }
             }
             "traffic" => self.traffic(&value)?,
             "probes" => {

@@ -51,7 +51,8 @@ fn steps_and_expectations_happen_in_the_order_of_the_file() {
 
 #[test]
 fn an_absolute_time_that_is_over_is_late_and_says_so() {
-    let (_, happened) = goes_on("[[step]]\nat = \"5s\"\nreboot = \"a\"\n[[step]]\nat = \"4s\"\nreboot = \"b\"\n");
+    let (_, happened) =
+        goes_on("[[step]]\nat = \"5s\"\nreboot = \"a\"\n[[step]]\nat = \"4s\"\nreboot = \"b\"\n");
     assert_eq!((happened[2].0, happened[2].3), (Duration::from_secs(5), None));
     let late = Some(Duration::from_secs(1));
     assert_eq!((happened[3].0, happened[3].3), (Duration::from_secs(5), late));
@@ -59,7 +60,9 @@ fn an_absolute_time_that_is_over_is_late_and_says_so() {
 
 #[test]
 fn a_blackout_is_seen_in_the_traffic_and_ends_by_itself() {
-    let expect = |gap: &str| format!("[[expect]]\nfor = \"10s\"\ntraffic = {{ from = \"a\", to = \"b\", gap = \"{gap}\" }}\n");
+    let expect = |gap: &str| {
+        format!("[[expect]]\nfor = \"10s\"\ntraffic = {{ from = \"a\", to = \"b\", gap = \"{gap}\" }}\n")
+    };
     for direction in ["up", "down", "both"] {
         let step = format!(
             "[[step]]\nafter = \"1s\"\nblackout = {{ of = \"a\", direction = \"{direction}\", for = \"3s\" }}\n"
@@ -104,6 +107,8 @@ fn a_link_that_is_no_longer_wanted_is_gone() {
 
 #[test]
 fn limits_that_are_too_low_are_not_met() {
-    let (report, _) = goes_on("[[expect]]\nprobes = { node = \"a\", max = 1 }\n[[expect]]\nnat-entries = { nat = \"a\", max = 1 }\n");
+    let (report, _) = goes_on(
+        "[[expect]]\nprobes = { node = \"a\", max = 1 }\n[[expect]]\nnat-entries = { nat = \"a\", max = 1 }\n",
+    );
     assert_eq!(report.failed, [16, 18]);
 }

@@ -24,6 +24,10 @@ const RELAY_MBIT: &str = "100000";
 /// A ping that ended is started again after this.
 const PING_AGAIN: Duration = Duration::from_secs(1);
 
+/// A path is no longer believed in when no answer came for this long: questions go out every second, and an answer may
+/// take as long again over the worst of links.
+const SILENT_AFTER: Duration = Duration::from_secs(3);
+
 /// Questions of one ping: it ends when it is no longer wanted.
 const PING_COUNT: &str = "1000000";
 
@@ -61,6 +65,8 @@ struct Ping {
     again: Instant,
     path: PathView,
     pongs: u64,
+    /// When the last answer came.
+    heard: Option<Instant>,
 }
 
 impl Troupe {
@@ -160,6 +166,7 @@ impl Troupe {
             again: Instant::now(),
             path: PathView::nothing(),
             pongs,
+            heard: None,
         };
         self.pings.insert((from, to), ping);
         self.ping(from, to, lab)
@@ -213,7 +220,13 @@ impl Troupe {
     /// The path as the one who asks sees it, else as the one who is asked does.
     pub(super) fn path(&self, from: NodeIndex, to: NodeIndex) -> PathView {
         if let Some(ping) = self.pings.get(&(from, to)) {
-            return ping.path.clone();
+            return match ping.heard.map(|heard| heard.elapsed()) {
+                Some(silent) if silent > SILENT_AFTER && ping.path.kind != PathKind::None => PathView {
+                    detail: format!("no answer for {:.1} s", silent.as_secs_f64()),
+                    ..PathView::nothing()
+                },
+                _ => ping.path.clone(),
+            };
         }
         let seen = self.ups.get(&from).and_then(|up| up.paths.get(&self.names[to]));
         seen.cloned().unwrap_or_else(PathView::nothing)
@@ -414,6 +427,7 @@ impl Ping {
             match event["event"].as_str() {
                 Some("pong") => {
                     self.pongs += 1;
+                    self.heard = Some(Instant::now());
                     self.path = view(&event);
                 }
                 Some("error") => {
