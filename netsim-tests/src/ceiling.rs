@@ -14,7 +14,7 @@ use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
 use crate::fabric::{HostSpec, Lab, NatEngine};
 use crate::link::LinkSpec;
 use crate::nat::NatSpec;
-use crate::netns::{InterfaceSpec, LabError, Namespace, Reach, configure, join};
+use crate::netns::{InterfaceSpec, LabError, Namespace, Reach, configure, connect};
 
 /// How long each of the three ways is measured by default. Shorter is less even, longer makes people wait.
 pub const TIME: Duration = Duration::from_millis(800);
@@ -232,7 +232,7 @@ impl Stage {
 
 fn cable() -> Result<Stage, LabError> {
     let (a, b) = (Namespace::create("a")?, Namespace::create("b")?);
-    join(&a, &b, "eth0")?;
+    connect(&a, &b, "eth0")?;
     for (namespace, ip) in [(&a, A), (&b, B)] {
         let addresses = [(ip.into(), 24)];
         let spec = InterfaceSpec {

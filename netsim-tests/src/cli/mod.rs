@@ -5,12 +5,15 @@
 mod bench;
 mod demo;
 mod kinds;
+mod lab;
 mod matrix;
 mod role;
+mod run;
 mod signals;
 mod size;
 mod soak;
 mod text;
+mod within;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -32,6 +35,15 @@ enum Command {
     Kinds(kinds::KindsArgs),
     Matrix(matrix::MatrixArgs),
     Soak(soak::SoakArgs),
+    Run(run::RunArgs),
+    Up(lab::UpArgs),
+    Exec(lab::ExecArgs),
+    Ls(lab::LsArgs),
+    Down(lab::DownArgs),
+    #[command(hide = true)]
+    Keep(lab::KeepArgs),
+    #[command(hide = true)]
+    Within(within::WithinArgs),
     #[command(hide = true)]
     Role(role::RoleArgs),
 }
@@ -45,6 +57,13 @@ pub(crate) fn main() -> ExitCode {
         Command::Kinds(args) => kinds::run(&args),
         Command::Matrix(args) => matrix::run(&args),
         Command::Soak(args) => soak::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Up(args) => lab::up(&args),
+        Command::Exec(args) => lab::exec(&args),
+        Command::Ls(args) => lab::ls(&args),
+        Command::Down(args) => lab::down(&args),
+        Command::Keep(args) => lab::keep(&args),
+        Command::Within(args) => within::run(args),
         Command::Role(args) => role::run(args),
     }
 }

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use knothole::ServerUrl;
 use serde_json::Value;
 
-use super::role::Role;
 use super::{DemoError, PathSeen, Stop};
 use crate::fabric::{HostSpec, Lab};
 use crate::link::LinkSpec;
 use crate::nat::NatKind;
+use crate::role::Role;
 
 /// The server's public addresses. Globally scoped inside the lab, because real software refuses documentation ranges.
 pub(crate) const SERVERS: [IpAddr; 2] = [IpAddr::V4(SERVER), IpAddr::V6(SERVER6)];

@@ -7,16 +7,16 @@
 mod files;
 mod measure;
 pub(crate) mod meeting;
-mod role;
 mod stage;
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::nat::NatKind;
 use crate::netns::LabError;
+use crate::role::RoleError;
+
+pub use crate::role::Stop;
 
 pub use stage::run;
 
@@ -127,27 +127,6 @@ impl Report {
     }
 }
 
-/// Raised when a person wants the demonstration to end.
-#[derive(Clone, Debug, Default)]
-pub struct Stop(Arc<AtomicBool>);
-
-impl Stop {
-    /// End it.
-    pub fn raise(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// # Errors
-    /// [`DemoError::Stopped`] once raised.
-    pub fn check(&self) -> Result<(), DemoError> {
-        if self.0.load(Ordering::Relaxed) {
-            Err(DemoError::Stopped)
-        } else {
-            Ok(())
-        }
-    }
-}
-
 /// Why the demonstration did not come to its end.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -184,4 +163,15 @@ pub enum DemoError {
     /// A person stopped it.
     #[error("stopped")]
     Stopped,
+}
+
+impl From<RoleError> for DemoError {
+    fn from(error: RoleError) -> Self {
+        match error {
+            RoleError::Files { what, source } => Self::Files { what, source },
+            RoleError::Ended { role, message, log } => Self::Role { role, message, log },
+            RoleError::Timeout { role, log } => Self::Timeout { role, log },
+            RoleError::Stopped => Self::Stopped,
+        }
+    }
 }

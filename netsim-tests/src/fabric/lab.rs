@@ -126,11 +126,7 @@ impl Lab {
     ///
     /// [`LabError::UnknownHost`], [`LabError::NoNat`] for a public host; [`LabError::Rules`].
     pub fn set_udp_policy(&self, host: &str, policy: UdpPolicy) -> Result<(), LabError> {
-        self.change_nat(host, |nat, router| {
-            router.map_or(Ok(()), |router| router.set_udp(&policy))?;
-            nat.set_udp(policy);
-            Ok(())
-        })
+        self.change_nat(host, |nat, router| set_udp(nat, router, policy))
     }
 
     /// Lets a host's innermost NAT forget all mappings, as a power cycle does.
@@ -139,10 +135,25 @@ impl Lab {
     ///
     /// [`LabError::UnknownHost`], [`LabError::NoNat`] for a public host; [`LabError::Rules`].
     pub fn reboot_nat(&self, host: &str) -> Result<(), LabError> {
-        self.change_nat(host, |nat, router| {
-            nat.reboot();
-            router.map_or(Ok(()), Router::reboot)
-        })
+        self.change_nat(host, reboot)
+    }
+
+    /// Changes what the NAT of this name does with UDP, from the next packet on.
+    ///
+    /// # Errors
+    ///
+    /// [`LabError::UnknownNat`]; [`LabError::Rules`].
+    pub fn set_udp_policy_called(&self, nat: &str, policy: UdpPolicy) -> Result<(), LabError> {
+        self.change_nat_called(nat, |nat, router| set_udp(nat, router, policy))
+    }
+
+    /// Lets the NAT of this name forget all mappings.
+    ///
+    /// # Errors
+    ///
+    /// [`LabError::UnknownNat`]; [`LabError::Rules`].
+    pub fn reboot_nat_called(&self, nat: &str) -> Result<(), LabError> {
+        self.change_nat_called(nat, reboot)
     }
 
     /// Everything counted so far.
@@ -188,6 +199,18 @@ impl Lab {
         self.engine.network()
     }
 
+    /// Changes the NAT of this name while no packet moves.
+    fn change_nat_called(
+        &self,
+        nat: &str,
+        change: impl FnOnce(&mut NatBox, Option<&Router>) -> Result<(), LabError>,
+    ) -> Result<(), LabError> {
+        let index = self.nat_names.iter().position(|name| name == nat);
+        let index = index.ok_or_else(|| LabError::UnknownNat(nat.to_owned()))?;
+        let mut network = self.engine.network();
+        change(&mut network.nats[index].nat, self.routers[index].as_ref())
+    }
+
     /// Changes a host's innermost NAT while no packet moves.
     fn change_nat(
         &self,
@@ -201,6 +224,17 @@ impl Lab {
             .ok_or_else(|| LabError::NoNat(host.to_owned()))?;
         change(&mut network.nats[gateway].nat, self.routers[gateway].as_ref())
     }
+}
+
+fn set_udp(nat: &mut NatBox, router: Option<&Router>, policy: UdpPolicy) -> Result<(), LabError> {
+    router.map_or(Ok(()), |router| router.set_udp(&policy))?;
+    nat.set_udp(policy);
+    Ok(())
+}
+
+fn reboot(nat: &mut NatBox, router: Option<&Router>) -> Result<(), LabError> {
+    nat.reboot();
+    router.map_or(Ok(()), Router::reboot)
 }
 
 impl HostHandle<'_> {

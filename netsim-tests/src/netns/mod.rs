@@ -11,6 +11,7 @@
 
 mod error;
 mod interface;
+mod join;
 mod namespace;
 mod nft;
 mod probe;
@@ -19,6 +20,7 @@ mod userns;
 mod veth;
 
 pub use error::LabError;
+pub use join::{join, with_own_files};
 pub use namespace::Namespace;
 pub use probe::{Probe, probe};
 pub use userns::become_lab_root;
@@ -26,4 +28,4 @@ pub use userns::become_lab_root;
 pub(crate) use interface::{InterfaceSpec, Reach, configure, full_len, remove_address, sysctl};
 pub(crate) use nft::load_rules;
 pub(crate) use sys::{Tun, open_tun};
-pub(crate) use veth::join;
+pub(crate) use veth::connect;

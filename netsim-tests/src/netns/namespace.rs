@@ -62,8 +62,9 @@ impl Namespace {
         &self.name
     }
 
-    /// The namespace as a file, by which the kernel knows it.
-    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+    /// The descriptor that holds it: other processes may open it under `/proc/PID/fd` to enter.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 

@@ -11,11 +11,11 @@ use super::namespace::Namespace;
 
 /// Makes a device called `name` in each of the two namespaces; what goes into one comes out of the other. They are
 /// down and have no addresses.
-pub(crate) fn join(a: &Namespace, b: &Namespace, name: &str) -> Result<(), LabError> {
+pub(crate) fn connect(a: &Namespace, b: &Namespace, name: &str) -> Result<(), LabError> {
     let mut peer = LinkMessage::default();
     peer.attributes = vec![
         LinkAttribute::IfName(name.to_owned()),
-        LinkAttribute::NetNsFd(b.as_fd().as_raw_fd()),
+        LinkAttribute::NetNsFd(b.fd().as_raw_fd()),
     ];
     let mut message = LinkMessage::default();
     message.attributes = vec![

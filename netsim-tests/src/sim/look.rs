@@ -8,6 +8,7 @@ use knothole_proto::path::Path;
 use knothole_proto::rendezvous::{RelayStats, Stats};
 
 use super::app::TrafficStats;
+use super::build::SiteId;
 use super::node::Node;
 use super::stranger::Stranger;
 use super::topology::HostId;
@@ -75,6 +76,13 @@ impl World {
     /// Most entries that any NAT held at one time.
     pub fn nat_entries_max(&self) -> usize {
         self.topology.nat_entries_max()
+    }
+
+    /// Most entries that any of the NATs of a site itself held at one time.
+    pub fn nat_entries_at(&self, site: SiteId) -> usize {
+        let nets = self.topology.nets_of(site.inner, site.outer).into_iter();
+        let nats = nets.filter_map(|net| self.topology.nat(net));
+        nats.map(|nat| nat.stats().peak_entries).max().unwrap_or(0)
     }
 
     /// Packets of all links so far: (offered, lost by chance).

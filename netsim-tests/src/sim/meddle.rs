@@ -26,6 +26,15 @@ impl World {
         }
     }
 
+    /// The NATs of a site itself start anew, and those that it is behind do not.
+    pub fn reboot_site(&mut self, site: SiteId) {
+        for net in self.topology.nets_of(site.inner, site.outer) {
+            if let Some(nat) = self.topology.nat_mut(net) {
+                nat.reboot();
+            }
+        }
+    }
+
     /// The outermost NAT of a site lets other UDP pass from now on.
     pub fn set_udp(&mut self, site: SiteId, udp: &UdpPolicy) {
         if let Some(nat) = self.topology.nat_mut(site.outer) {
@@ -36,6 +45,14 @@ impl World {
     /// The access of a site behaves otherwise from now on.
     pub fn set_links(&mut self, site: SiteId, up: LinkSpec, down: LinkSpec) {
         if let Some(links) = self.topology.links_mut(site.outer) {
+            links.up.set_spec(up);
+            links.down.set_spec(down);
+        }
+    }
+
+    /// The access of the network that a host is in behaves otherwise from now on.
+    pub fn set_host_links(&mut self, host: HostId, up: LinkSpec, down: LinkSpec) {
+        if let Some(links) = self.topology.links_mut(self.hosts[host.0].net) {
             links.up.set_spec(up);
             links.down.set_spec(down);
         }

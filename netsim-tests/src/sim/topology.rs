@@ -283,6 +283,12 @@ impl Topology {
         Some(self.networks[net.0].gateway.as_ref()?.parent)
     }
 
+    /// The networks of a site, from the innermost to the outermost.
+    pub(super) fn nets_of(&self, inner: NetId, outer: NetId) -> Vec<NetId> {
+        let out = |net: &NetId| (*net != outer).then(|| self.parent(*net)).flatten();
+        std::iter::successors(Some(inner), out).collect()
+    }
+
     /// Most entries that any NAT held at one time.
     pub(super) fn nat_entries_max(&self) -> usize {
         let nats = self

@@ -1,18 +1,18 @@
 //! A program of the project, running in a namespace, listened to through its JSON lines.
 //!
-//! The lab's executable plays every role itself (`knothole-netsim role ...`), so a demonstration needs nothing that is
-//! not already built. A role that is dropped is ended.
+//! The lab's executable plays every role itself (`knothole-netsim role ...`), so that a lab needs nothing that is not
+//! already built. A role that is dropped is ended. Knows no network: the caller starts the child where it is to run.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-
-use super::{DemoError, Stop};
 
 /// Events of a role that wait to be looked at; beyond it the role's output waits, which stops the role, not this process.
 const EVENTS_WAITING_MAX: usize = 1024;
@@ -23,12 +23,69 @@ const STOP_POLL: Duration = Duration::from_millis(50);
 /// How long a role may take to stop by itself before it is killed.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 
+/// Raised when a person wants things to end.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// End it.
+    pub fn raise(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// # Errors
+    /// [`RoleError::Stopped`] once raised.
+    pub fn check(&self) -> Result<(), RoleError> {
+        if self.0.load(Ordering::Relaxed) {
+            Err(RoleError::Stopped)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Why a program did not do its part.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RoleError {
+    /// A file or folder for it.
+    #[error("{what}: {source}")]
+    Files {
+        /// Which.
+        what: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It ended or reported an error.
+    #[error("{role}: {message}\n{log}")]
+    Ended {
+        /// Which.
+        role: String,
+        /// What it reported.
+        message: String,
+        /// The end of its log.
+        log: String,
+    },
+    /// It did not get there in time.
+    #[error("{role}: nothing happened in time\n{log}")]
+    Timeout {
+        /// Which.
+        role: String,
+        /// The end of its log.
+        log: String,
+    },
+    /// A person stopped it.
+    #[error("stopped")]
+    Stopped,
+}
+
 /// A running program.
+#[derive(Debug)]
 pub(crate) struct Role {
     name: String,
     child: Child,
     events: Receiver<Value>,
-    log: std::path::PathBuf,
+    log: PathBuf,
 }
 
 impl Role {
@@ -36,8 +93,8 @@ impl Role {
     ///
     /// # Errors
     /// If the log file cannot be made.
-    pub(crate) fn command(executable: &Path, program: &str, log: &Path) -> Result<Command, DemoError> {
-        let log = File::create(log).map_err(|source| DemoError::Files {
+    pub(crate) fn command(executable: &Path, program: &str, log: &Path) -> Result<Command, RoleError> {
+        let log = File::create(log).map_err(|source| RoleError::Files {
             what: "the log of a role",
             source,
         })?;
@@ -67,15 +124,15 @@ impl Role {
     /// The next event, whatever it is; `None` when the program closed its output.
     ///
     /// # Errors
-    /// [`DemoError::Timeout`] or [`DemoError::Stopped`].
-    pub(crate) fn next(&self, deadline: Instant, stop: &Stop) -> Result<Option<Value>, DemoError> {
+    /// [`RoleError::Timeout`] or [`RoleError::Stopped`].
+    pub(crate) fn next(&self, deadline: Instant, stop: &Stop) -> Result<Option<Value>, RoleError> {
         loop {
             stop.check()?;
             match self.events.recv_timeout(STOP_POLL) {
                 Ok(event) => return Ok(Some(event)),
                 Err(RecvTimeoutError::Disconnected) => return Ok(None),
                 Err(RecvTimeoutError::Timeout) if Instant::now() >= deadline => {
-                    return Err(DemoError::Timeout {
+                    return Err(RoleError::Timeout {
                         role: self.name.clone(),
                         log: self.log_tail(),
                     });
@@ -88,8 +145,8 @@ impl Role {
     /// The first event of this kind, skipping others.
     ///
     /// # Errors
-    /// As [`Role::next`], and [`DemoError::Role`] if the program ended or reported an error before.
-    pub(crate) fn wait_for(&self, kind: &str, deadline: Instant, stop: &Stop) -> Result<Value, DemoError> {
+    /// As [`Role::next`], and [`RoleError::Role`] if the program ended or reported an error before.
+    pub(crate) fn wait_for(&self, kind: &str, deadline: Instant, stop: &Stop) -> Result<Value, RoleError> {
         while let Some(event) = self.next(deadline, stop)? {
             match event["event"].as_str() {
                 Some(found) if found == kind => return Ok(event),
@@ -100,13 +157,43 @@ impl Role {
         Err(self.failed("ended early"))
     }
 
+    /// The events that came since the last look, without waiting; `None` once the program closed its output and all
+    /// were seen.
+    pub(crate) fn news(&self) -> Option<Vec<Value>> {
+        let mut news = Vec::new();
+        loop {
+            match self.events.try_recv() {
+                Ok(event) => news.push(event),
+                Err(TryRecvError::Empty) => return Some(news),
+                Err(TryRecvError::Disconnected) => return (!news.is_empty()).then_some(news),
+            }
+        }
+    }
+
+    /// Ask it to end, without waiting for it.
+    pub(crate) fn ask_to_end(&self) {
+        if let Some(pid) = i32::try_from(self.child.id())
+            .ok()
+            .and_then(rustix::process::Pid::from_raw)
+        {
+            // It may have ended meanwhile; then there is nobody to tell.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+    }
+
+    /// End it without a word, as a crash does.
+    pub(crate) fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// Wait until the program ends by itself.
     ///
     /// # Errors
     /// As [`Role::next`].
-    pub(crate) fn finish(mut self, deadline: Instant, stop: &Stop) -> Result<ExitStatus, DemoError> {
+    pub(crate) fn finish(mut self, deadline: Instant, stop: &Stop) -> Result<ExitStatus, RoleError> {
         while self.next(deadline, stop)?.is_some() {}
-        self.child.wait().map_err(|source| DemoError::Files {
+        self.child.wait().map_err(|source| RoleError::Files {
             what: "a role's end",
             source,
         })
@@ -117,8 +204,8 @@ impl Role {
         self.child.id()
     }
 
-    fn failed(&self, message: &str) -> DemoError {
-        DemoError::Role {
+    fn failed(&self, message: &str) -> RoleError {
+        RoleError::Ended {
             role: self.name.clone(),
             message: message.to_owned(),
             log: self.log_tail(),
@@ -138,13 +225,7 @@ impl Drop for Role {
         if matches!(self.child.try_wait(), Ok(Some(_))) {
             return;
         }
-        if let Some(pid) = i32::try_from(self.child.id())
-            .ok()
-            .and_then(rustix::process::Pid::from_raw)
-        {
-            // It may have ended meanwhile; then there is nobody to tell.
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
+        self.ask_to_end();
         let deadline = Instant::now() + STOP_GRACE;
         while Instant::now() < deadline {
             if matches!(self.child.try_wait(), Ok(Some(_))) {
