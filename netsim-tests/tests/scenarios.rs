@@ -11,6 +11,8 @@
 
 #[path = "scenarios/bad.rs"]
 mod bad;
+#[path = "scenarios/documented.rs"]
+mod documented;
 #[path = "scenarios/shipped.rs"]
 mod shipped;
 #[path = "scenarios/timeline.rs"]

@@ -31,7 +31,8 @@ pub fn two_behind(a: &NatKind, b: &NatKind) -> String {
 }
 
 /// Builds the lab that `scenario.toml` in the lab's folder describes, starts the programs that it names, tells `ready`,
-/// and keeps it until `stop` is raised. The caller has a single thread when it calls `rights`, which is done first.
+/// and keeps it until what `watch` gives is raised. If nobody hears `ready` (it says no), there is no lab. The caller has a
+/// single thread; `watch` may start others.
 ///
 /// # Errors
 ///
@@ -42,7 +43,7 @@ pub fn keep(
     file: &str,
     executable: &Path,
     watch: impl FnOnce() -> Stop,
-    ready: impl FnOnce(&LabState),
+    ready: impl FnOnce(&LabState) -> bool,
 ) -> Result<(), InteractiveError> {
     let folder = labs.lab(name);
     let own_user = user_namespace();
@@ -76,10 +77,11 @@ pub fn keep(
         .collect::<Result<_, _>>()?;
     state.ready = true;
     state.write(&folder)?;
-    ready(&state);
-    while stop.check().is_ok() {
-        std::thread::park_timeout(LOOK);
-        troupe.attend(&lab)?;
+    if ready(&state) {
+        while stop.check().is_ok() {
+            std::thread::park_timeout(LOOK);
+            troupe.attend(&lab)?;
+        }
     }
     drop(troupe);
     drop(lab);

@@ -19,7 +19,9 @@ mod run;
 mod sides;
 mod stage;
 mod timeline;
+mod topology;
 mod units;
+mod words;
 
 pub use error::ScenarioError;
 #[cfg(target_os = "linux")]

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::model::{
-    Action, Check, Item, LinkPair, NodeIndex, PathKind, Place, Scenario, Seconds, Start, What, When,
-};
+use super::model::{Action, Check, Item, LinkPair, NodeIndex, PathKind, Place, Scenario, Start, What, When};
 use super::stage::{Acted, Stage, StageError};
+use super::words::Seconds;
 use crate::link::Loss;
 use crate::oracle::Expect;
 

@@ -167,11 +167,9 @@ pub(crate) fn keep(args: &KeepArgs) -> ExitCode {
     };
     let kept = interactive::keep(&labs, &args.name, &args.file, &executable, watch, |_| {
         let line = json!({ "schema": 1, "event": "ready" });
-        if writeln!(std::io::stdout(), "{line}").is_err() {
-            // Whoever wanted the lab is gone.
-            std::process::exit(1);
-        }
+        let heard = writeln!(std::io::stdout(), "{line}").is_ok();
         silence_stdout();
+        heard
     });
     match kept {
         Ok(()) => ExitCode::SUCCESS,
@@ -179,7 +177,10 @@ pub(crate) fn keep(args: &KeepArgs) -> ExitCode {
             eprintln!("{error}");
             let code = exit_code(&error);
             let line = json!({ "schema": 1, "event": "error", "code": code, "message": error.to_string() });
-            let _ = say(line);
+            if say(line).is_err() {
+                // Nobody is left who would remove it, or read the log in it.
+                let _ = fs::remove_dir_all(labs.lab(&args.name));
+            }
             ExitCode::from(code)
         }
     }
