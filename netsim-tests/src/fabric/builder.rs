@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
+use crate::kernel::DeviceSpec;
 use crate::link::{Link, LinkSpec};
 use crate::nat::{NatBox, NatSpec};
 use crate::netns::{InterfaceSpec, LabError, Namespace, Reach, Tun, configure, open_tun};
 
 use super::engine::Engine;
-use super::kernel_nat::{NatEngine, Port, Routers, in_a_row, start_routers};
+use super::kernel_nat::{NatEngine, Routers, in_a_row, start_routers};
 use super::lab::{HostParts, Lab};
 use super::network::{Access, CORE, Hop, Host, Nat, Network, Realm};
 use super::stats::HostStats;
@@ -18,11 +19,11 @@ use super::stats::HostStats;
 pub(super) const INTERFACE: &str = "eth0";
 
 /// Its MTU in bytes: Ethernet's.
-pub(super) const MTU: u32 = 1500;
+const MTU: u32 = 1500;
 
 /// Packets that a host's device queues for the wire. Linux's default for TUN is 500; a sender of small packets fills
 /// that in 2 ms while the wire serves another host.
-pub(super) const DEVICE_QUEUE: u32 = 2000;
+const DEVICE_QUEUE: u32 = 2000;
 
 /// Prefix lengths of host addresses.
 const V4_PREFIX: u8 = 24;
@@ -312,7 +313,6 @@ impl Plan {
         }
         let access = self.access(realm, index);
         let own = (realm == CORE).then_some(access);
-        self.network.ports.push(Port::Host(index));
         self.network.hosts.push(Host {
             realm,
             access: own,
@@ -406,8 +406,13 @@ impl Plan {
                 namespace,
             });
         }
-        let routers = start_routers(&mut self.network, &self.nat_names, &self.engines, seed, wanted)?;
-        let Routers { routers, devices } = routers;
+        let device = DeviceSpec {
+            mtu: MTU,
+            queue: DEVICE_QUEUE,
+            offload: wanted,
+        };
+        let Routers { routers, devices } =
+            start_routers(&mut self.network, &self.nat_names, &self.engines, seed, device)?;
         tuns.extend(devices);
         let offload = tuns.iter().all(|tun| tun.offload);
         if wanted && !offload {

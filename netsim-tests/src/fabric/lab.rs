@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::process::{Child, Command};
 
 use crate::kernel::Router;
-use crate::nat::{NatBox, UdpPolicy};
+use crate::nat::UdpPolicy;
 use crate::netns::{LabError, Namespace, remove_address};
 
 use super::builder::{AccessLink, INTERFACE, LabBuilder, prefix_len};
@@ -108,11 +108,7 @@ impl Lab {
     ///
     /// [`LabError::UnknownHost`], [`LabError::NoNat`] for a public host; [`LabError::Rules`].
     pub fn set_udp_policy(&self, host: &str, policy: UdpPolicy) -> Result<(), LabError> {
-        self.change_nat(host, |nat, router| {
-            router.map_or(Ok(()), |router| router.set_udp(&policy))?;
-            nat.set_udp(policy);
-            Ok(())
-        })
+        self.set_udp(self.gateway(host)?, policy)
     }
 
     /// Lets a host's innermost NAT forget all mappings, as a power cycle does.
@@ -121,10 +117,7 @@ impl Lab {
     ///
     /// [`LabError::UnknownHost`], [`LabError::NoNat`] for a public host; [`LabError::Rules`].
     pub fn reboot_nat(&self, host: &str) -> Result<(), LabError> {
-        self.change_nat(host, |nat, router| {
-            nat.reboot();
-            router.map_or(Ok(()), Router::reboot)
-        })
+        self.reboot(self.gateway(host)?)
     }
 
     /// Everything counted so far.
@@ -160,18 +153,27 @@ impl Lab {
         }
     }
 
-    /// Changes a host's innermost NAT while no packet moves.
-    fn change_nat(
-        &self,
-        host: &str,
-        change: impl FnOnce(&mut NatBox, Option<&Router>) -> Result<(), LabError>,
-    ) -> Result<(), LabError> {
-        let index = self.host(host)?.index;
+    fn set_udp(&self, nat: usize, policy: UdpPolicy) -> Result<(), LabError> {
         let mut network = self.engine.network();
-        let gateway = network
-            .gateway_of(index)
-            .ok_or_else(|| LabError::NoNat(host.to_owned()))?;
-        change(&mut network.nats[gateway].nat, self.routers[gateway].as_ref())
+        if let Some(router) = &self.routers[nat] {
+            router.set_udp(&policy)?;
+        }
+        network.nats[nat].nat.set_udp(policy);
+        Ok(())
+    }
+
+    fn reboot(&self, nat: usize) -> Result<(), LabError> {
+        // No packet moves while this is held, so none leaves its mapping behind.
+        let mut network = self.engine.network();
+        network.nats[nat].nat.reboot();
+        self.routers[nat].as_ref().map_or(Ok(()), Router::reboot)
+    }
+
+    /// A host's innermost NAT.
+    fn gateway(&self, host: &str) -> Result<usize, LabError> {
+        let index = self.host(host)?.index;
+        let gateway = self.engine.network().gateway_of(index);
+        gateway.ok_or_else(|| LabError::NoNat(host.to_owned()))
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, IoSliceMut, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use knothole_netsim::fabric::{HostSpec, Lab, NatEngine};
+use knothole_netsim::fabric::{HostSpec, Lab};
 use knothole_netsim::link::LinkSpec;
 use knothole_netsim::nat::NatSpec;
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
@@ -15,9 +15,8 @@ use crate::support::*;
 const TIME: Duration = Duration::from_millis(800);
 const SEGMENT: usize = 1200;
 
-fn two_hosts(link: LinkSpec, engine: NatEngine) -> Lab {
+fn two_hosts(link: LinkSpec) -> Lab {
     with_server()
-        .engine(engine)
         .host("a", HostSpec::behind(chain("port-restricted"), LAN_A))
         .host("b", HostSpec::behind(chain("port-restricted"), LAN_B))
         .host(
@@ -137,28 +136,17 @@ fn the_ceiling_of_the_lab_is_known() {
         return;
     }
     let _quiet = quiet();
-    let far = LinkSpec::delay(Duration::from_millis(5));
     let cases = [
-        ("no delay", LinkSpec::default(), NatEngine::Model, true),
-        ("5 ms", far, NatEngine::Model, true),
+        ("no delay", LinkSpec::default(), true),
+        ("5 ms", LinkSpec::delay(Duration::from_millis(5)), true),
         (
             "5 ms, cut into packets",
-            far.with_loss(1e-9),
-            NatEngine::Model,
+            LinkSpec::delay(Duration::from_millis(5)).with_loss(1e-9),
             false,
         ),
-        (
-            "no delay, kernel nats",
-            LinkSpec::default(),
-            NatEngine::Kernel,
-            true,
-        ),
     ];
-    for (name, link, engine, whole) in cases {
-        if engine == NatEngine::Kernel && !kernel_possible() {
-            continue;
-        }
-        let lab = two_hosts(link, engine);
+    for (name, link, whole) in cases {
+        let lab = two_hosts(link);
         let (gso, kept) = udp(&lab, 54);
         let (plain, plain_kept) = udp(&lab, 1);
         let tcp = tcp(&lab);
