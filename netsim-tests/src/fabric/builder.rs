@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
+use crate::kernel::DeviceSpec;
 use crate::link::{Link, LinkSpec};
 use crate::nat::{NatBox, NatSpec};
 use crate::netns::{InterfaceSpec, LabError, Namespace, Reach, Tun, configure, open_tun};
 
 use super::engine::Engine;
-use super::kernel_nat::{NatEngine, Port, Routers, start_routers};
+use super::kernel_nat::{NatEngine, Routers, start_routers};
 use super::lab::{HostParts, Lab};
 use super::network::{Access, CORE, Hop, Host, MTU, Nat, Network, Realm, Uplink};
 use super::stats::HostStats;
@@ -19,7 +20,7 @@ pub(super) const INTERFACE: &str = "eth0";
 
 /// Packets that a host's device queues for the wire. Linux's default for TUN is 500; a sender of small packets fills
 /// that in 2 ms while the wire serves another host.
-pub(super) const DEVICE_QUEUE: u32 = 2000;
+const DEVICE_QUEUE: u32 = 2000;
 
 /// Prefix lengths of host addresses.
 const V4_PREFIX: u8 = 24;
@@ -339,7 +340,6 @@ impl Plan {
                 addresses,
             });
         }
-        self.network.ports.push(Port::Host(index));
         self.network.hosts.push(Host {
             realm,
             access: own,
@@ -478,8 +478,13 @@ impl Plan {
                 namespace,
             });
         }
-        let routers = start_routers(&mut self.network, &self.nat_names, &self.engines, seed, wanted)?;
-        let Routers { routers, devices } = routers;
+        let device = DeviceSpec {
+            mtu: MTU.into(),
+            queue: DEVICE_QUEUE,
+            offload: wanted,
+        };
+        let Routers { routers, devices } =
+            start_routers(&mut self.network, &self.nat_names, &self.engines, seed, device)?;
         tuns.extend(devices);
         let offload = tuns.iter().all(|tun| tun.offload);
         if wanted && !offload {

@@ -136,7 +136,7 @@ fn read_batch(network: &mut Network, tuns: &[Tun], port: usize, tun: &Tun, arriv
         let now = Instant::now();
         network.run_until(now, arrived);
         match Packet::parse(buffer, start + length) {
-            Ok(packet) => network.inject(port, packet, now, arrived),
+            Ok(packet) => network.receive(port, packet, now, arrived),
             Err(buffer) => {
                 network.count_drop(FabricDrop::Malformed);
                 network.pool.give(buffer);

@@ -2,14 +2,15 @@
 //! [`kernel`](crate::kernel).
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 use crate::kernel::{DeviceSpec, Devices, Place, Router};
 use crate::nat::{NatBox, NatStats};
 use crate::netns::{LabError, Tun};
 
-use super::builder::DEVICE_QUEUE;
-use super::network::{MTU, Network};
-use super::stats::NatReport;
+use super::network::{At, Delivery, Network};
+use super::packet::Packet;
+use super::stats::{FabricDrop, NatReport};
 
 /// Who plays a NAT.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -57,25 +58,21 @@ pub(super) struct Routers {
     pub(super) devices: Vec<Tun>,
 }
 
-/// Starts a router for each NAT of the finished network that the kernel is to play and can, and gives it ports.
+/// Starts a router for each NAT of the finished network that the kernel is to play and can, and gives ports to all devices.
 pub(super) fn start_routers(
     network: &mut Network,
     names: &[String],
     engines: &[NatEngine],
     seed: u64,
-    offload: bool,
+    device: DeviceSpec,
 ) -> Result<Routers, LabError> {
     let mut started = Routers::default();
+    network.ports = (0..network.hosts.len()).map(Port::Host).collect();
     for (index, (name, engine)) in names.iter().zip(engines).enumerate() {
         if !is_kernels(network, index, name, *engine) {
             started.routers.push(None);
             continue;
         }
-        let device = DeviceSpec {
-            mtu: MTU.into(),
-            queue: DEVICE_QUEUE,
-            offload,
-        };
         let seed = seed.wrapping_add(index as u64);
         let spec = network.nats[index].nat.spec().clone();
         let (router, devices) = Router::start(name, spec, place(network, index, seed), device)?;
@@ -113,6 +110,45 @@ fn place(network: &Network, index: usize, seed: u64) -> Place {
         externals: nat.nat.externals().collect(),
         inside,
         seed,
+    }
+}
+
+impl Network {
+    /// A packet from a device. What arrives at once is appended to `out`.
+    pub(super) fn receive(&mut self, port: usize, packet: Packet, now: Instant, out: &mut Vec<Delivery>) {
+        let at = match self.ports[port] {
+            Port::Host(host) => return self.inject(host, packet, now, out),
+            Port::Outside(nat) => {
+                let gateway = &self.nats[nat];
+                gateway.access.map_or(At::Realm(gateway.outside), At::Up)
+            }
+            Port::Inside(nat) => {
+                let inside = self.nats[nat].inside;
+                // What is for nobody there must not go round and round through the router.
+                if !self.realms[inside].routes.contains_key(&packet.destination()) {
+                    return self.end(packet, FabricDrop::NoRoute);
+                }
+                At::Realm(inside)
+            }
+        };
+        self.work.push_back((at, packet));
+        self.advance(now, out);
+    }
+
+    /// A packet from inside comes to a NAT, whoever plays it.
+    pub(super) fn depart(&mut self, nat: usize, packet: Packet, now: Instant) {
+        match self.nats[nat].kernel {
+            Some(ports) => self.work.push_back((At::Port(ports.inside), packet)),
+            None => self.leave(nat, packet, now),
+        }
+    }
+
+    /// A packet from outside comes to a NAT, whoever plays it.
+    pub(super) fn arrive(&mut self, nat: usize, packet: Packet, now: Instant) {
+        match self.nats[nat].kernel {
+            Some(ports) => self.work.push_back((At::Port(ports.outside), packet)),
+            None => self.enter(nat, packet, now),
+        }
     }
 }
 

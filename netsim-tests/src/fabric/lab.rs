@@ -5,7 +5,7 @@ use std::process::{Child, Command};
 use std::sync::MutexGuard;
 
 use crate::kernel::Router;
-use crate::nat::{NatBox, UdpPolicy};
+use crate::nat::UdpPolicy;
 use crate::netns::{LabError, Namespace, remove_address};
 
 use super::builder::{AccessLink, INTERFACE, LabBuilder, prefix_len};
@@ -126,7 +126,7 @@ impl Lab {
     ///
     /// [`LabError::UnknownHost`], [`LabError::NoNat`] for a public host; [`LabError::Rules`].
     pub fn set_udp_policy(&self, host: &str, policy: UdpPolicy) -> Result<(), LabError> {
-        self.change_nat(host, |nat, router| set_udp(nat, router, policy))
+        self.set_udp(self.gateway(host)?, policy)
     }
 
     /// Lets a host's innermost NAT forget all mappings, as a power cycle does.
@@ -135,7 +135,7 @@ impl Lab {
     ///
     /// [`LabError::UnknownHost`], [`LabError::NoNat`] for a public host; [`LabError::Rules`].
     pub fn reboot_nat(&self, host: &str) -> Result<(), LabError> {
-        self.change_nat(host, reboot)
+        self.reboot(self.gateway(host)?)
     }
 
     /// Changes what the NAT of this name does with UDP, from the next packet on.
@@ -144,7 +144,7 @@ impl Lab {
     ///
     /// [`LabError::UnknownNat`]; [`LabError::Rules`].
     pub fn set_udp_policy_called(&self, nat: &str, policy: UdpPolicy) -> Result<(), LabError> {
-        self.change_nat_called(nat, |nat, router| set_udp(nat, router, policy))
+        self.set_udp(self.nat_called(nat)?, policy)
     }
 
     /// Lets the NAT of this name forget all mappings.
@@ -153,7 +153,7 @@ impl Lab {
     ///
     /// [`LabError::UnknownNat`]; [`LabError::Rules`].
     pub fn reboot_nat_called(&self, nat: &str) -> Result<(), LabError> {
-        self.change_nat_called(nat, reboot)
+        self.reboot(self.nat_called(nat)?)
     }
 
     /// Everything counted so far.
@@ -199,42 +199,33 @@ impl Lab {
         self.engine.network()
     }
 
-    /// Changes the NAT of this name while no packet moves.
-    fn change_nat_called(
-        &self,
-        nat: &str,
-        change: impl FnOnce(&mut NatBox, Option<&Router>) -> Result<(), LabError>,
-    ) -> Result<(), LabError> {
+    fn nat_called(&self, nat: &str) -> Result<usize, LabError> {
         let index = self.nat_names.iter().position(|name| name == nat);
-        let index = index.ok_or_else(|| LabError::UnknownNat(nat.to_owned()))?;
-        let mut network = self.engine.network();
-        change(&mut network.nats[index].nat, self.routers[index].as_ref())
+        index.ok_or_else(|| LabError::UnknownNat(nat.to_owned()))
     }
 
-    /// Changes a host's innermost NAT while no packet moves.
-    fn change_nat(
-        &self,
-        host: &str,
-        change: impl FnOnce(&mut NatBox, Option<&Router>) -> Result<(), LabError>,
-    ) -> Result<(), LabError> {
+    fn set_udp(&self, nat: usize, policy: UdpPolicy) -> Result<(), LabError> {
+        let mut network = self.engine.network();
+        if let Some(router) = &self.routers[nat] {
+            router.set_udp(&policy)?;
+        }
+        network.nats[nat].nat.set_udp(policy);
+        Ok(())
+    }
+
+    fn reboot(&self, nat: usize) -> Result<(), LabError> {
+        // No packet moves while this is held, so none leaves its mapping behind.
+        let mut network = self.engine.network();
+        network.nats[nat].nat.reboot();
+        self.routers[nat].as_ref().map_or(Ok(()), Router::reboot)
+    }
+
+    /// A host's innermost NAT.
+    fn gateway(&self, host: &str) -> Result<usize, LabError> {
         let index = self.host(host)?.index;
-        let mut network = self.engine.network();
-        let gateway = network
-            .gateway_of(index)
-            .ok_or_else(|| LabError::NoNat(host.to_owned()))?;
-        change(&mut network.nats[gateway].nat, self.routers[gateway].as_ref())
+        let gateway = self.engine.network().gateway_of(index);
+        gateway.ok_or_else(|| LabError::NoNat(host.to_owned()))
     }
-}
-
-fn set_udp(nat: &mut NatBox, router: Option<&Router>, policy: UdpPolicy) -> Result<(), LabError> {
-    router.map_or(Ok(()), |router| router.set_udp(&policy))?;
-    nat.set_udp(policy);
-    Ok(())
-}
-
-fn reboot(nat: &mut NatBox, router: Option<&Router>) -> Result<(), LabError> {
-    nat.reboot();
-    router.map_or(Ok(()), Router::reboot)
 }
 
 impl HostHandle<'_> {

@@ -169,32 +169,15 @@ impl Network {
         }
     }
 
-    /// A packet from a device. What arrives at once is appended to `out`.
-    pub(super) fn inject(&mut self, port: usize, packet: Packet, now: Instant, out: &mut Vec<Delivery>) {
-        match self.ports[port] {
-            Port::Host(host) => {
-                let sender = &mut self.hosts[host];
-                sender.stats.sent_packets += packet.wire_count();
-                sender.stats.sent_bytes += packet.ip().len() as u64;
-                sender.taps.iter().for_each(|(_, tap)| tap.see(&packet, now));
-                let (realm, access) = sender.uplink(packet.source());
-                let at = access.map_or(At::Realm(realm), At::Up);
-                self.work.push_back((at, packet));
-            }
-            Port::Outside(nat) => {
-                let gateway = &self.nats[nat];
-                let at = gateway.access.map_or(At::Realm(gateway.outside), At::Up);
-                self.work.push_back((at, packet));
-            }
-            Port::Inside(nat) => {
-                let inside = self.nats[nat].inside;
-                // What is for nobody there must not go round and round through the router.
-                if !self.realms[inside].routes.contains_key(&packet.destination()) {
-                    return self.end(packet, FabricDrop::NoRoute);
-                }
-                self.work.push_back((At::Realm(inside), packet));
-            }
-        }
+    /// A packet from a host. What arrives at once is appended to `out`.
+    pub(super) fn inject(&mut self, host: usize, packet: Packet, now: Instant, out: &mut Vec<Delivery>) {
+        let sender = &mut self.hosts[host];
+        sender.stats.sent_packets += packet.wire_count();
+        sender.stats.sent_bytes += packet.ip().len() as u64;
+        sender.taps.iter().for_each(|(_, tap)| tap.see(&packet, now));
+        let (realm, access) = sender.uplink(packet.source());
+        let at = access.map_or(At::Realm(realm), At::Up);
+        self.work.push_back((at, packet));
         self.advance(now, out);
     }
 
@@ -230,7 +213,7 @@ impl Network {
             match at {
                 At::Realm(realm) => self.route(realm, packet, now),
                 At::Up(_) | At::Down(_) => self.cross(at, packet, now),
-                At::Inbound(nat) => self.enter(nat, packet, now),
+                At::Inbound(nat) => self.arrive(nat, packet, now),
                 At::Host(host) => {
                     let receiver = &mut self.hosts[host];
                     receiver.stats.received_packets += packet.wire_count();
@@ -265,7 +248,7 @@ impl Network {
                 let at = self.nats[nat].access.map_or(At::Inbound(nat), At::Down);
                 self.work.push_back((at, packet));
             }
-            (None, Some(nat)) => self.leave(nat, packet, now),
+            (None, Some(nat)) => self.depart(nat, packet, now),
             (None, None) => {
                 self.count_drop(FabricDrop::NoRoute);
                 self.complain(packet, Speaker::Core(CORE_HOPS - 1), Complaint::NoRoute, now);
@@ -274,10 +257,7 @@ impl Network {
     }
 
     /// From inside a NAT to its outside. Its life is checked first: what ends here makes no mapping.
-    fn leave(&mut self, nat: usize, mut packet: Packet, now: Instant) {
-        if let Some(kernel) = self.nats[nat].kernel {
-            return self.work.push_back((At::Port(kernel.inside), packet));
-        }
+    pub(super) fn leave(&mut self, nat: usize, mut packet: Packet, now: Instant) {
         let speaker = Speaker::Inside(nat);
         if !packet.hop() {
             self.count_drop(FabricDrop::TtlExpired);
@@ -300,10 +280,7 @@ impl Network {
     }
 
     /// From outside a NAT to its inside. Its tables see the packet before its life is checked.
-    fn enter(&mut self, nat: usize, mut packet: Packet, now: Instant) {
-        if let Some(kernel) = self.nats[nat].kernel {
-            return self.work.push_back((At::Port(kernel.outside), packet));
-        }
+    pub(super) fn enter(&mut self, nat: usize, mut packet: Packet, now: Instant) {
         let speaker = Speaker::Outside(nat);
         if packet.quote().is_some() {
             return self.enter_error(nat, packet, now);
@@ -468,7 +445,7 @@ impl Network {
         });
     }
 
-    fn end(&mut self, packet: Packet, reason: FabricDrop) {
+    pub(super) fn end(&mut self, packet: Packet, reason: FabricDrop) {
         self.count_drop(reason);
         self.pool.give(packet.into_buffer());
     }

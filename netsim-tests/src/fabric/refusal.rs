@@ -148,7 +148,6 @@ mod tests {
     use super::super::packet::tests::build;
     use super::super::stats::{FabricDrop, HostStats};
     use super::*;
-    use crate::fabric::kernel_nat::Port;
     use crate::nat::{Flow, NatBox, NatSpec};
 
     const INSIDE: &str = "192.168.1.10";
@@ -177,7 +176,6 @@ mod tests {
         }
         network.realms[CORE].routes.insert(external.into(), Hop::Nat(0));
         for realm in [1, CORE] {
-            network.ports.push(Port::Host(network.hosts.len()));
             network.hosts.push(Host {
                 realm,
                 access: None,

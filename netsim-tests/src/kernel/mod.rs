@@ -18,8 +18,9 @@
 //! * A mapping in the maps has the life of the last packet through it: a new flow of a socket shortens to
 //!   [`unreplied_timeout`](crate::nat::NatSpec::unreplied_timeout) what an older one had extended to
 //!   [`stream_timeout`](crate::nat::NatSpec::stream_timeout). The older flow itself goes on.
-//! * A random port is drawn without regard to mappings of other flows: in one of 64,000 cases two inside endpoints share one
-//!   towards different destinations. Counted ports come round after at most 4,096, in use or not.
+//! * A random port is drawn without regard to mappings of other flows: with `n` of them the chance is `n` in 64,000 that two
+//!   share one towards different destinations. In a block it is drawn nine times at most, and counts as free when the flow
+//!   ends that it was drawn for. Counted ports come round after at most 4,096, in use or not.
 //! * A packet whose life ends at the NAT itself leaves no trace there, inbound or outbound; the model remembers inbound ones.
 //! * The table size counts flows of both protocols and never remembered unsolicited ones.
 //! * Fragments are put together and ICMP errors translated, as Linux does.

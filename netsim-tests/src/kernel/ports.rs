@@ -17,6 +17,10 @@ const PORTS: u32 = 65_536 - 1024;
 /// for so many). More flows than that within one timeout would share ports.
 const COUNTED: u32 = 4096;
 
+/// How often a port of a block is drawn anew when it is in use. In a block that is half full one draw in 500 ends at a
+/// port in use all the same; more draws are more rules for every new flow.
+const REDRAWS: usize = 8;
+
 /// The chains that bind a flow to the external address number `index`; the first is the one to go to.
 ///
 /// `exclusive`: ports in use by another mapping are not preserved.
@@ -39,9 +43,19 @@ pub(super) fn allocation(spec: &NatSpec, place: &Place, index: usize, exclusive:
             chain.rule(format!("snat to {address}"));
         }
         PortAllocation::Block { size } => {
+            chain.rule(draw(size));
+            for _ in 0..REDRAWS {
+                chain.rule(format!("ip saddr . meta mark @taken {}", draw(size)));
+            }
+            chain.rule("ct mark set meta mark");
             for (subscriber, first, last) in subscribers(place, index, size) {
+                let ports: Vec<String> = (1..)
+                    .zip(first..=last)
+                    .map(|(mark, port)| format!("{mark} : {port}"))
+                    .collect();
                 chain.rule(format!(
-                    "ip saddr {subscriber} meta l4proto udp snat to {address}:{first}-{last} random"
+                    "ip saddr {subscriber} meta l4proto udp snat to {address}:meta mark map {{ {} }}",
+                    ports.join(", ")
                 ));
             }
             chain.rule("drop");
@@ -82,6 +96,11 @@ pub(super) fn inside_v4(place: &Place) -> Vec<Ipv4Addr> {
     let mut ips: Vec<Ipv4Addr> = place.inside.iter().filter_map(v4).collect();
     ips.sort_unstable();
     ips
+}
+
+/// Draws the number of a port in a block, from 1 on; the mark of the flow keeps it.
+fn draw(size: u16) -> String {
+    format!("meta mark set numgen random mod {} offset 1", size.max(1))
 }
 
 /// How many aligned blocks of this size there are from [`FIRST_PORT`] on.

@@ -53,6 +53,10 @@ impl Side {
         format!("ct {0} ip saddr . ct {0} proto-src", self.word())
     }
 
+    fn inside_address(self) -> String {
+        format!("ct {} ip saddr", self.word())
+    }
+
     /// The external endpoint that stands for it.
     fn external(self) -> String {
         format!("ct {0} ip daddr . ct {0} proto-dst", self.other().word())
@@ -148,6 +152,8 @@ struct Needs {
     used: bool,
     /// `seen`: inside endpoints that have a mapping.
     seen: bool,
+    /// `taken`: ports of a subscriber's block that are in use, by their numbers.
+    taken: bool,
     peers: Option<Peers>,
 }
 
@@ -162,12 +168,13 @@ impl Needs {
             inner: peers.is_some() || spec.filtering == Filtering::EndpointIndependent,
             used: preserves_first || (spec.ports == PortAllocation::Preserving && !(clash && independent)),
             seen: preserves_first,
+            taken: matches!(spec.ports, PortAllocation::Block { .. }),
             peers,
         }
     }
 
     fn anything(&self) -> bool {
-        self.outer || self.inner || self.used || self.seen
+        self.outer || self.inner || self.used || self.seen || self.taken
     }
 }
 
@@ -225,6 +232,9 @@ fn declare(table: &mut Table, spec: &NatSpec, place: &Place, needs: &Needs) {
     }
     if needs.seen {
         table.set("seen", endpoint);
+    }
+    if needs.taken {
+        table.set("taken", "ipv4_addr . mark");
     }
     if let Some(peers) = needs.peers {
         table.set("peers", peers.key_type());
@@ -414,6 +424,11 @@ fn notes(spec: &NatSpec, place: &Place, needs: &Needs, side: Side) -> Vec<Note> 
     }
     if needs.seen {
         note(always(), "seen", side.inside(), None);
+    }
+    if needs.taken {
+        let key = format!("{} . ct mark", side.inside_address());
+        // Flows that use a mapping which is there already have no number.
+        note("ct mark != 0 ".to_owned(), "taken", key, None);
     }
     if let Some(peers) = needs.peers {
         note(always(), "peers", peers.key(side), None);

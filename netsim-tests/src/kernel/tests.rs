@@ -190,11 +190,15 @@ fn each_way_to_choose_ports_has_its_rules() {
         &["meta l4proto udp snat to 5.5.16.2:1024-65535 random"],
     );
     has(
-        &with(PortAllocation::Block { size: 1024 }),
+        &with(PortAllocation::Block { size: 2 }),
         &[
-            "ip saddr 192.168.1.10 meta l4proto udp snat to 5.5.16.2:1024-2047 random",
-            "ip saddr 192.168.1.11 meta l4proto udp snat to 5.5.16.2:2048-3071 random",
+            "meta mark set numgen random mod 2 offset 1",
+            "ip saddr . meta mark @taken meta mark set numgen random mod 2 offset 1",
+            "ct mark set meta mark",
+            "ip saddr 192.168.1.10 meta l4proto udp snat to 5.5.16.2:meta mark map { 1 : 1024, 2 : 1025 }",
+            "ip saddr 192.168.1.11 meta l4proto udp snat to 5.5.16.2:meta mark map { 1 : 1026, 2 : 1027 }",
             "drop",
+            "meta l4proto udp ct mark != 0 update @taken { ct original ip saddr . ct mark timeout 30000ms }",
         ],
     );
     has(

@@ -82,6 +82,32 @@ fn blocks_belong_to_one_subscriber_each() {
 }
 
 #[test]
+fn a_port_of_a_block_belongs_to_one_flow_as_long_as_there_is_another() {
+    if !kernel_possible() {
+        return;
+    }
+    let lab = lab_of(vec![symmetric(PortAllocation::Block { size: 64 })]);
+    let (sockets, mut ports) = (
+        [0, 1].map(|number| observer(&lab, number, PORTS[0])),
+        BTreeSet::new(),
+    );
+    for _ in 0..8 {
+        let client = any(&lab, "a");
+        for (server, at) in &sockets {
+            // Sixteen at most of 64: nine draws that all hit one in use are one in 200,000.
+            assert!(
+                ports.insert(seen(&client, server, *at).unwrap().port()),
+                "{ports:?}"
+            );
+        }
+    }
+    assert_eq!(
+        ports.iter().map(|port| port / 64).collect::<BTreeSet<_>>().len(),
+        1
+    );
+}
+
+#[test]
 fn a_pool_is_shared_by_subscriber_or_by_socket() {
     if !kernel_possible() {
         return;

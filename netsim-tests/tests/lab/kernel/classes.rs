@@ -87,7 +87,7 @@ fn kept(spec: &NatSpec) -> (usize, usize) {
         (PortAllocation::PreserveThenCounter { .. }, Mapping::EndpointIndependent) => (4, 4),
         (PortAllocation::PreserveThenCounter { .. }, Mapping::AddressDependent) => (2, 2),
         (PortAllocation::PreserveThenCounter { .. }, Mapping::AddressAndPortDependent) => (1, 1),
-        // By chance all of the flows of one mapping.
+        // One by chance, now and then.
         _ => (0, 1),
     }
 }
