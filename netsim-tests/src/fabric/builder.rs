@@ -134,6 +134,7 @@ pub struct LabBuilder {
     uplinks: Vec<(String, IpAddr, AccessLink)>,
     seed: u64,
     no_offload: bool,
+    mtu_reports: bool,
 }
 
 impl LabBuilder {
@@ -186,6 +187,15 @@ impl LabBuilder {
         self
     }
 
+    /// Lets links with a small MTU tell the sender of a larger packet their limit (RFC 1191, RFC 8201), where the packet
+    /// must not be fragmented. Without, they swallow it: the black hole that many real paths are. Others are swallowed
+    /// in any case, because the lab fragments nothing.
+    #[must_use]
+    pub fn with_mtu_reports(mut self) -> Self {
+        self.mtu_reports = true;
+        self
+    }
+
     /// Makes the namespaces and starts the wire.
     ///
     /// # Errors
@@ -196,6 +206,7 @@ impl LabBuilder {
             seed: self.seed,
             ..Plan::new()
         };
+        plan.network.mtu_reports = self.mtu_reports;
         for (name, spec, outer) in self.nats {
             let outside = match outer {
                 Some(outer) => plan.inside_of(&outer)?,
