@@ -13,7 +13,7 @@ pub(crate) const V4_LEN: usize = 20;
 pub(crate) const V6_LEN: usize = 40;
 
 /// Don't fragment, among the flags of IPv4.
-const DONT_FRAGMENT: u8 = 0x40;
+pub(crate) const DONT_FRAGMENT: u8 = 0x40;
 
 /// An IP header to be written. Both addresses are of one family.
 #[derive(Clone, Copy, Debug)]

@@ -136,6 +136,7 @@ pub struct LabBuilder {
     uplinks: Vec<(String, IpAddr, AccessLink)>,
     seed: u64,
     no_offload: bool,
+    mtu_reports: bool,
     engine: NatEngine,
 }
 
@@ -221,6 +222,15 @@ impl LabBuilder {
         self
     }
 
+    /// Lets links with a small MTU tell the sender of a larger packet their limit (RFC 1191, RFC 8201), where the packet
+    /// must not be fragmented. Without, they swallow it: the black hole that many real paths are. Others are swallowed
+    /// in any case, because the lab fragments nothing.
+    #[must_use]
+    pub fn with_mtu_reports(mut self) -> Self {
+        self.mtu_reports = true;
+        self
+    }
+
     /// Makes the namespaces and starts the wire.
     ///
     /// # Errors
@@ -232,6 +242,7 @@ impl LabBuilder {
             engine: self.engine,
             ..Plan::new()
         };
+        plan.network.mtu_reports = self.mtu_reports;
         for nat in self.nats {
             let outside = match nat.outer {
                 Some(outer) => plan.inside_of(&outer)?,

@@ -23,7 +23,8 @@
 //!   wire would carry; the lab's ceiling falls to that of single packets.
 //! * A NAT can also be [played by the kernel](NatEngine::Kernel): a router namespace with a device on either side, which the
 //!   same thread serves. Everything else stays: a kernel NAT behind a modelled one, or before it, links, neighbours.
-//! * A link with a small MTU swallows what is larger, without a word. Fragments are routed but not translated: they end
+//! * A link with a small MTU swallows what is larger without a word, unless [`LabBuilder::with_mtu_reports`]. Fragments are
+//!   routed but not translated: they end
 //!   at the first NAT. Multicasts and broadcasts end where they begin.
 //! * What a sender offers beyond the speed of the wire is lost in the queue of its device (2000 packets), as on a slow
 //!   network card. On two processors the wire carries about 24 Gbit/s of UDP GSO, 16 Gbit/s of TCP, 0.15 to 0.25 million

@@ -151,6 +151,8 @@ pub(super) struct Network {
     pub(super) pool: Pool,
     pub(super) budget: Budget,
     pub(super) refusals: RefusalStats,
+    /// Do links say which packets are too big for them?
+    pub(super) mtu_reports: bool,
     /// Captures begun so far.
     pub(super) captures: u64,
     drops: [u64; FabricDrop::ALL.len()],
@@ -405,8 +407,13 @@ impl Network {
             self.work.extend(pieces.into_iter().map(|piece| (at, piece)));
             return;
         }
-        let mut due = link.admit(packet.wire_len(), now).into_iter();
+        let (length, limit) = (packet.wire_len(), link.spec().mtu);
+        let mut due = link.admit(length, now).into_iter();
         match (due.next(), due.next()) {
+            (None, _) if length > limit && self.mtu_reports && packet.must_not_be_fragmented() => {
+                let limit = u16::try_from(limit).unwrap_or(u16::MAX);
+                self.complain(packet, Speaker::Provider(index), Complaint::TooBig(limit), now);
+            }
             (None, _) => self.pool.give(packet.into_buffer()),
             (Some(first), None) => self.later(first, next, packet, now),
             (Some(first), Some(second)) => {

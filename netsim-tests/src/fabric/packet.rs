@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::inet::{address_sum, be16, fold, put16, sum};
+use crate::inet::{DONT_FRAGMENT, address_sum, be16, fold, put16, sum};
 use crate::link::Flip;
 use crate::nat::{Flow, Proto};
 
@@ -95,6 +95,11 @@ impl Packet {
         } else {
             ip[0] << 4 | ip[1] >> 4
         }
+    }
+
+    /// Has its sender forbidden routers to cut it up? IPv6 always does.
+    pub(super) fn must_not_be_fragmented(&self) -> bool {
+        !self.is_v4() || self.ip()[6] & DONT_FRAGMENT != 0
     }
 
     pub(super) fn transport(&self) -> Transport {

@@ -3,6 +3,7 @@
 //!
 //! * The two routers of the core are 5.5.0.1 and 5.5.0.2 (2a00:5::1 and ::2), in the order in which a packet meets
 //!   them, whichever way it goes.
+//!   For links that report their MTU the first of them speaks.
 //! * A NAT speaks to its inside as the first address of the addressee's network: 192.168.1.1 to 192.168.1.10. Should a
 //!   host have that address, it is the last but one (.254). To the outside it speaks as the external address that the
 //!   packet was sent to. Under IPv6 it is ::1 of the addressee's network inside, 2a00:5:0:1:: and its number outside.
@@ -40,6 +41,8 @@ pub(super) enum Speaker {
     Inside(usize),
     /// A NAT, to somebody outside.
     Outside(usize),
+    /// The router at either end of an access link.
+    Provider(usize),
 }
 
 impl Network {
@@ -80,6 +83,7 @@ impl Network {
             Speaker::Core(_) => At::Realm(CORE),
             Speaker::Inside(nat) => At::Realm(self.nats[nat].inside),
             Speaker::Outside(nat) => self.nats[nat].way_out(),
+            Speaker::Provider(access) => At::Realm(self.accesses[access].outside),
         };
         self.work.push_back((at, answer));
     }
@@ -88,6 +92,8 @@ impl Network {
         match (speaker, about.source()) {
             (Speaker::Core(hop), IpAddr::V4(_)) => after(CORE_V4.into(), hop.into()),
             (Speaker::Core(hop), IpAddr::V6(_)) => after(CORE_V6.into(), hop.into()),
+            (Speaker::Provider(_), IpAddr::V4(_)) => CORE_V4.into(),
+            (Speaker::Provider(_), IpAddr::V6(_)) => CORE_V6.into(),
             (Speaker::Inside(nat), to) => self.gateway_for(nat, to),
             // A NAT is sent nothing but what is for one of its external addresses.
             (Speaker::Outside(_), IpAddr::V4(_)) => about.destination(),

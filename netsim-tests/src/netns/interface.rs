@@ -4,6 +4,7 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
@@ -17,6 +18,11 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::error::LabError;
+
+/// How long an IPv6 address may take until it receives, and how often to look. It is some milliseconds as a rule, and
+/// more on a machine under load.
+const SETTLING: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(1);
 
 /// One interface of a host or router.
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +89,7 @@ pub(crate) fn configure(spec: &InterfaceSpec<'_>) -> Result<(), LabError> {
     for (ip, prefix) in spec.addresses {
         netlink.ask("address", address(device, *ip, *prefix))?;
     }
+    spec.addresses.iter().try_for_each(|(ip, _)| settled(*ip))?;
     // IPv4 prefers the first address anyway; IPv6 would take the one that looks most like the destination. The kernel
     // forgets the preference when the address is removed.
     let first_v6 = spec.addresses.iter().map(|(ip, _)| *ip).find(IpAddr::is_ipv6);
@@ -91,6 +98,30 @@ pub(crate) fn configure(spec: &InterfaceSpec<'_>) -> Result<(), LabError> {
         netlink.ask("route", route(device, ip, prefix, preferred))?;
     }
     Ok(())
+}
+
+/// Waits until the namespace takes packets to this address. Linux adds an IPv6 address at once and lets it receive some
+/// moments later, from a work queue, even without duplicate address detection (seen on 6.18).
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the thread is the lab's own, and the kernel tells nobody"
+)]
+fn settled(ip: IpAddr) -> Result<(), LabError> {
+    let IpAddr::V6(ip) = ip else {
+        return Ok(());
+    };
+    // A route to the single address, in the form of that file.
+    let route = format!("{:032x} 80 ", ip.to_bits());
+    let deadline = Instant::now() + SETTLING;
+    while Instant::now() < deadline {
+        let routes = fs::read_to_string("/proc/thread-self/net/ipv6_route");
+        let routes = routes.map_err(|source| failure("ipv6_route", source))?;
+        if routes.lines().any(|line| line.starts_with(&route)) {
+            return Ok(());
+        }
+        std::thread::sleep(POLL);
+    }
+    Err(failure("address", io::ErrorKind::TimedOut.into()))
 }
 
 /// Takes an address away from the interface.

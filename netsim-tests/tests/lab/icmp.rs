@@ -1,10 +1,11 @@
 //! What senders are told: errors of routers, NATs and hosts, and their way back through NATs.
 
-use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use knothole_netsim::fabric::{HostSpec, Lab};
+use knothole_netsim::fabric::{HostSpec, Lab, LabBuilder};
+use knothole_netsim::link::LinkSpec;
 use knothole_netsim::nat::{Filtering, Hairpin, NatSpec};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -254,4 +255,63 @@ fn multicasts_and_broadcasts_stay_in_their_network_and_nobody_is_told() {
     let stats = lab.stats();
     assert_eq!(stats.nats["a.nat0"].stats.sessions, 1);
     assert_eq!(stats.refusals.sent, 0);
+}
+
+/// Behind two NATs and an access link that takes 1280 bytes.
+fn narrow() -> LabBuilder {
+    let link = LinkSpec {
+        mtu: 1280,
+        ..LinkSpec::default()
+    };
+    with_server()
+        .host(
+            "a",
+            HostSpec::behind(vec![NatSpec::default(), NatSpec::default()], LAN_A),
+        )
+        .link("a", link)
+}
+
+#[test]
+fn a_narrow_link_tells_its_limit_if_the_lab_is_made_so() {
+    if !possible() {
+        return;
+    }
+    for reports in [false, true] {
+        let lab = if reports {
+            narrow().with_mtu_reports()
+        } else {
+            narrow()
+        };
+        let lab = lab.build().unwrap();
+        let (a, server) = (any(&lab, "a"), socket(&lab, "srv", SERVERS[0], 3478));
+        let errors = listener(&lab, "a", Domain::IPV4);
+        a.send_to(&[7; 1253], (SERVERS[0], 3478)).unwrap();
+        if reports {
+            assert_eq!(next_error(&errors), (Ipv4Addr::new(5, 5, 0, 1).into(), 3, 4));
+        }
+        // What is sent after it has passed it.
+        assert!(seen(&a, &server, (SERVERS[0], 3478).into()).is_some());
+        assert_eq!(lab.stats().refusals.sent, u64::from(reports));
+    }
+}
+
+#[test]
+fn tcp_finds_the_mtu_of_a_narrow_link_both_ways() {
+    if !possible() {
+        return;
+    }
+    let lab = narrow().with_mtu_reports().build().unwrap();
+    let open = || TcpListener::bind((SERVERS[0], 443)).unwrap();
+    let listener = lab.host("srv").unwrap().run(open).unwrap();
+    let connect = || TcpStream::connect((SERVERS[0], 443)).unwrap();
+    let stream = lab.host("a").unwrap().run(connect).unwrap();
+    let (other, _) = listener.accept().unwrap();
+    for (mut from, mut to) in [(&stream, &other), (&other, &stream)] {
+        to.set_read_timeout(Some(5 * LONG)).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(move || from.write_all(&[7; 200_000]).unwrap());
+            to.read_exact(&mut [0; 200_000]).unwrap();
+        });
+    }
+    assert!(lab.stats().refusals.sent >= 2, "{:?}", lab.stats().refusals);
 }
