@@ -63,6 +63,8 @@ struct Member {
     host: HostId,
     /// Index of its place.
     place: usize,
+    /// Its own, wherever it is: they need not be those of its place.
+    families: Families,
     alive: bool,
 }
 
@@ -110,12 +112,13 @@ impl Fleet {
             } else {
                 self.add_place()
             };
+            let families = if self.below(3) == 0 {
+                Families::BOTH
+            } else {
+                self.sites[place].side.families
+            };
             let spec = NodeSpec {
-                families: if self.below(3) == 0 {
-                    Families::BOTH
-                } else {
-                    self.sites[place].side.families
-                },
+                families,
                 port: u16::try_from(40_000 + index).unwrap_or(u16::MAX),
                 ..NodeSpec::default()
             };
@@ -123,6 +126,7 @@ impl Fleet {
             self.nodes.push(Member {
                 host,
                 place,
+                families,
                 alive: true,
             });
         }
@@ -301,9 +305,21 @@ impl Fleet {
     }
 
     fn must_be_direct(&self, (one, two): (usize, usize)) -> bool {
-        let [one, two] = [one, two].map(|index| self.nodes[index].place);
-        let (a, b) = (&self.sites[one].side, &self.sites[two].side);
-        one == two || (expect(a, b) == Expect::Must && !depends_on_history(a, b))
+        let [one, two] = [one, two].map(|index| &self.nodes[index]);
+        let side = |member: &Member| Side {
+            families: member.families,
+            ..self.sites[member.place].side.clone()
+        };
+        let (a, b) = (side(one), side(two));
+        if one.place == two.place {
+            // Nothing is between hosts on one network.
+            let [a, b] = [a, b].map(|side| Side {
+                nats: Vec::new(),
+                ..side
+            });
+            return expect(&a, &b) == Expect::Must;
+        }
+        expect(&a, &b) == Expect::Must && !depends_on_history(&a, &b)
     }
 
     fn below(&mut self, bound: usize) -> usize {
