@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn the_page_fetches_nothing_and_has_one_place_for_its_data() {
         assert_eq!(TEMPLATE.matches(PLACE).count(), 1);
-        for word in ["http://", "https://", "<link", "src=", "@import", "url("] {
+        for word in ["://", "<link", "src=", "@import", "url("] {
             assert!(!TEMPLATE.contains(word), "{word}");
         }
     }

@@ -11,6 +11,13 @@ const LINE_MAX: usize = 170;
 /// What the journal has besides: the control connection, pings, and STUN, which are the same in every attempt.
 const BESIDES: [&str; 4] = [" wakes", " Quic ", " Relay ", " Stun "];
 
+/// What is the same in every line and tells nothing here: there is one link, and one socket for each family.
+const NUMBERS: [&str; 3] = [
+    "link: LinkId(1), ",
+    "socket: SocketId(0), ",
+    "socket: SocketId(1), ",
+];
+
 /// Hosts by their number in the journal.
 const HOSTS: [(&str, &str); 3] = [("0 ", "server "), ("1 ", "a "), ("2 ", "b ")];
 
@@ -33,11 +40,9 @@ pub(super) fn of(attempt: &Attempt) -> Vec<String> {
             let named = HOSTS
                 .iter()
                 .find_map(|(number, name)| Some(format!("{name}{}", line.text.strip_prefix(number)?)));
-            let text = format!(
-                "{:>10.3} {}",
-                line.at.as_secs_f64() * 1000.0,
-                named.unwrap_or_else(|| line.text.clone())
-            );
+            let said = named.unwrap_or_else(|| line.text.clone());
+            let said = NUMBERS.iter().fold(said, |said, number| said.replace(number, ""));
+            let text = format!("{:>10.3} {said}", line.at.as_secs_f64() * 1000.0);
             match text.char_indices().nth(LINE_MAX) {
                 Some((end, _)) => format!("{}...", &text[..end]),
                 None => text,

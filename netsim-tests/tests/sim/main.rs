@@ -5,6 +5,7 @@
 mod attempts;
 mod faults;
 mod fleet;
+mod matrix;
 mod networks;
 mod pairing;
 mod regressions;

@@ -1,0 +1,203 @@
+//! `knothole-netsim matrix` as a person calls it: real programs in namespaces, the page, JSON and exit codes.
+
+#![allow(clippy::expect_used, clippy::print_stdout, missing_docs)] // a test that panics has failed, and says so
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn matrix(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_knothole-netsim"))
+        .arg("matrix")
+        .args(arguments)
+        .output()
+        .expect("runs")
+}
+
+/// The lines of standard output, each an object of JSON.
+fn events(output: &Output) -> Vec<Value> {
+    let text = std::str::from_utf8(&output.stdout).expect("UTF-8");
+    let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    text.lines().map(parse).collect()
+}
+
+#[test]
+fn in_namespaces_every_pair_of_four_easy_kinds_becomes_direct() {
+    // IPv4 and IPv6, one layer and two.
+    let kinds = "open,port-restricted,home-behind-cgn,dual-stack";
+    let output = matrix(&["--world", "netns", "--kinds", kinds, "--jobs", "4", "--json"]);
+    let events = events(&output);
+    let last = events.last().expect("at least one event");
+    if last["event"] == "error" && last["code"] == 3 {
+        assert!(
+            std::env::var("CI").as_deref() != Ok("true"),
+            "the lab must run here: {last}"
+        );
+        println!("skipped: {}", last["message"]);
+        return;
+    }
+    assert_eq!(output.status.code(), Some(0), "{events:#?}");
+    assert_eq!((&last["event"], &last["cells"]), (&"done".into(), &16.into()));
+    for cell in &events[..16] {
+        assert_eq!(
+            (&cell["direct"], &cell["oracle"]),
+            (&1.into(), &"must".into()),
+            "{cell}"
+        );
+        assert!(
+            cell["to_direct_ms"]["p50"].as_u64().is_some_and(|ms| ms > 0),
+            "{cell}"
+        );
+        assert_eq!(
+            cell["probes"]["max"],
+            Value::Null,
+            "the programs do not count them"
+        );
+    }
+    let of = |a: &str, b: &str| events.iter().find(|cell| cell["a"] == a && cell["b"] == b);
+    let homes = of("home-behind-cgn", "port-restricted").expect("a cell");
+    assert!(
+        homes["nat_entries"]["max"].as_u64().is_some_and(|most| most > 0),
+        "{homes}"
+    );
+    assert_eq!(
+        of("dual-stack", "dual-stack").expect("a cell")["paths"][0]["how"],
+        "ipv6"
+    );
+}
+
+#[test]
+fn in_namespaces_who_cannot_reach_the_server_says_so_and_agrees_with_the_oracle() {
+    let output = matrix(&[
+        "--world",
+        "netns",
+        "--a",
+        "open",
+        "--b",
+        "udp-prohibited",
+        "--json",
+    ]);
+    let events = events(&output);
+    if events[0]["event"] == "error" && events[0]["code"] == 3 {
+        assert!(
+            std::env::var("CI").as_deref() != Ok("true"),
+            "the lab must run here: {}",
+            events[0]
+        );
+        println!("skipped: {}", events[0]["message"]);
+        return;
+    }
+    assert_eq!(output.status.code(), Some(0), "{events:#?}");
+    assert_eq!(
+        (&events[0]["failed"], &events[0]["agrees"]),
+        (&1.into(), &true.into()),
+        "{}",
+        events[0]
+    );
+    assert!(
+        events[0]["reason"]
+            .as_str()
+            .is_some_and(|why| why.contains("server")),
+        "{}",
+        events[0]
+    );
+}
+
+#[test]
+fn the_same_seed_gives_the_same_cells_in_another_process() {
+    let run = |jobs| {
+        matrix(&[
+            "--kinds",
+            "port-restricted,symmetric",
+            "--runs",
+            "4",
+            "--seed",
+            "7",
+            "--jobs",
+            jobs,
+            "--json",
+        ])
+    };
+    let (one, two) = (run("1"), run("3"));
+    let cells = |output: &Output| {
+        events(output)
+            .into_iter()
+            .filter(|event| event["event"] == "cell")
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(cells(&one).len(), 4);
+    assert_eq!(cells(&one), cells(&two));
+    let other = matrix(&[
+        "--kinds",
+        "port-restricted",
+        "--runs",
+        "4",
+        "--seed",
+        "8",
+        "--json",
+    ]);
+    let command = events(&other)[0]["command"]
+        .as_str()
+        .expect("a command")
+        .to_owned();
+    assert!(command.ends_with("--seed 8 --weather steady"), "{command}");
+}
+
+#[test]
+fn a_page_holds_every_cell_and_a_trace_and_fetches_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("matrix.html");
+    let output = matrix(&[
+        "--kinds",
+        "open,port-restricted",
+        "--runs",
+        "2",
+        "--html",
+        file.to_str().expect("UTF-8"),
+    ]);
+    assert_eq!(output.status.code(), Some(0));
+    let table = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(
+        table.contains("5 port-restricted") && !table.contains('\u{1b}'),
+        "{table}"
+    );
+    let page = std::fs::read_to_string(file).expect("a page");
+    let begin = page.find("id=\"data\">").expect("data") + "id=\"data\">".len();
+    let end = begin + page[begin..].find("</script>").expect("an end");
+    let data: Value = serde_json::from_str(&page[begin..end]).expect("JSON");
+    let cells = data["cells"].as_array().expect("cells");
+    assert_eq!(cells.len(), 4);
+    for cell in cells {
+        let lines = cell["trace"].as_array().expect("a trace");
+        assert!(
+            lines
+                .iter()
+                .any(|line| line.as_str().is_some_and(|text| text.contains("Direct"))),
+            "{cell}"
+        );
+        assert_eq!(cell["times"].as_array().map(Vec::len), Some(2));
+    }
+    assert!(
+        !page[..begin].contains("://") && !page[end..].contains("://"),
+        "nothing is fetched"
+    );
+}
+
+#[test]
+fn what_cannot_be_is_a_usage_error_that_names_what_can() {
+    for (arguments, named) in [
+        (&["--kinds", "nonsense"][..], "port-restricted"),
+        (&["--runs", "0"], "1..=100000"),
+        (&["--world", "mars"], "netns"),
+        (&["--weather", "fog"], "steady"),
+        (
+            &["--runs", "1", "--html", "/nowhere/at/all.html"],
+            "/nowhere/at/all.html",
+        ),
+    ] {
+        let output = matrix(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let words = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(words.contains(named), "{arguments:?}: {words}");
+    }
+}
