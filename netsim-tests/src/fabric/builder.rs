@@ -218,6 +218,7 @@ impl Plan {
         let index = self.network.nats.len();
         let inside = self.network.realms.len();
         let nat = NatBox::new(spec, external, self.next_seed());
+        let externals = nat.externals();
         self.network.nats.push(Nat {
             nat,
             outside,
@@ -228,7 +229,9 @@ impl Plan {
             gateway: Some(index),
             ..Realm::default()
         });
-        self.route(outside, external.into(), Hop::Nat(index))?;
+        for external in externals {
+            self.route(outside, external.into(), Hop::Nat(index))?;
+        }
         self.nat_names.push(name.to_owned());
         Ok(inside)
     }

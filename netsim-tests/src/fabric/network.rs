@@ -8,7 +8,7 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Instant;
 
-use crate::link::Link;
+use crate::link::{Arrival, Link};
 use crate::nat::{NatBox, Verdict};
 
 use super::packet::{BUFFER_LEN, Packet};
@@ -248,7 +248,11 @@ impl Network {
         }
     }
 
-    fn later(&mut self, due: Instant, at: At, mut packet: Packet, now: Instant) {
+    fn later(&mut self, arrival: Arrival, at: At, mut packet: Packet, now: Instant) {
+        let due = arrival.at;
+        if let Some(flip) = arrival.flip {
+            packet.corrupt(flip);
+        }
         if due <= now {
             self.work.push_back((at, packet));
             return;

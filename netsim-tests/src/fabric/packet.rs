@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::link::Flip;
 use crate::nat::{Flow, Proto};
 
 /// Length of the virtio-net header that a TUN device with `IFF_VNET_HDR` puts in front, in bytes.
@@ -152,6 +153,35 @@ impl Packet {
             Transport::EchoRequest | Transport::EchoReply => ports.apply(&mut self.buffer, at + 2),
             Transport::Opaque => {}
         }
+    }
+
+    /// Flips a bit of what the packet carries, unnoticed by its checksum. What has no ports or echo identifier, such as a
+    /// fragment, is left alone.
+    pub(super) fn corrupt(&mut self, flip: Flip) {
+        let at = self.transport_at;
+        let (header, checksum_at) = match self.transport {
+            Transport::Ports(Proto::Tcp) => (usize::from(self.buffer[at + 12] >> 4) * 4, at + 16),
+            Transport::Ports(_) => (8, at + 6),
+            Transport::EchoRequest | Transport::EchoReply => (8, at + 2),
+            Transport::Opaque => return,
+        };
+        let Some((byte, mask)) = flip.place(self.end.saturating_sub(at + header)) else {
+            return;
+        };
+        let place = at + header + byte;
+        // The sum is over words from the transport header on. The other half of this one stays, and so cancels out.
+        let (old, new) = (self.buffer[place], self.buffer[place] ^ mask);
+        let word = |byte: u8| {
+            if (place - at).is_multiple_of(2) {
+                [byte, 0]
+            } else {
+                [0, byte]
+            }
+        };
+        let mut change = Change::default();
+        change.word(word(old), word(new));
+        self.buffer[place] = new;
+        self.fix_checksum(checksum_at, Change::default(), change);
     }
 
     /// Size of the largest IP packet that it is on the wire: its segment's if it is a super-packet.
@@ -477,6 +507,36 @@ pub(super) mod tests {
             "5.5.5.1:3478".parse().unwrap(),
         ));
         assert_eq!(packet.bytes()[VNET_LEN + 26..VNET_LEN + 28], [0, 0]);
+    }
+
+    #[test]
+    fn a_flipped_bit_is_in_the_payload_and_no_checksum_notices() {
+        use crate::link::{Link, LinkSpec};
+        let mut link = Link::new(LinkSpec::default().with_corruption(1.0), 3);
+        let now = std::time::Instant::now();
+        for i in 0..200usize {
+            let (proto, partial) = ([Proto::Udp, Proto::Tcp][i % 2], i % 4 < 2);
+            let payload = vec![7; i % 5];
+            let bytes = build(proto, "192.168.1.10:5000", "5.5.5.1:3478", &payload, partial);
+            let mut packet = parsed(bytes.clone());
+            let flip = link
+                .admit(packet.wire_len(), now)
+                .into_iter()
+                .next()
+                .unwrap()
+                .flip;
+            packet.corrupt(flip.unwrap());
+            assert!(
+                checksums_hold(packet.bytes()),
+                "{proto:?}, partial: {partial}, {i}"
+            );
+            let payload_at = bytes.len() - payload.len();
+            let bits = |from: usize| {
+                let pairs = bytes[from..].iter().zip(&packet.bytes()[from..]);
+                pairs.map(|(a, b)| (a ^ b).count_ones()).sum::<u32>()
+            };
+            assert_eq!(bits(payload_at), u32::from(!payload.is_empty()));
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
+use super::due::{Arrival, DueTimes, Flip};
 use super::spec::{LinkSpec, Loss};
 
 /// One direction of a link.
@@ -18,13 +19,6 @@ pub struct Link {
     last_due: Option<Instant>,
     in_burst: bool,
     stats: LinkStats,
-}
-
-/// When a packet comes out of a link: at most two moments. Iterates over them in the order of time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DueTimes {
-    first: Option<Instant>,
-    second: Option<Instant>,
 }
 
 /// What a link has done so far, in packets.
@@ -42,6 +36,8 @@ pub struct LinkStats {
     pub duplicated: u64,
     /// Held back.
     pub reordered: u64,
+    /// Copies that came out with a bit flipped.
+    pub corrupted: u64,
 }
 
 impl Link {
@@ -76,16 +72,7 @@ impl Link {
         let twice = self.spec.duplicate > 0.0 && self.chance(self.spec.duplicate);
         let second = if twice { self.pass(len, now) } else { None };
         self.stats.duplicated += u64::from(second.is_some());
-        match second {
-            Some(second) if second < first => DueTimes {
-                first: Some(second),
-                second: Some(first),
-            },
-            second => DueTimes {
-                first: Some(first),
-                second,
-            },
-        }
+        DueTimes::new(first, second)
     }
 
     /// Changes the description from now on. Packets under way are not affected; the queue starts anew.
@@ -125,8 +112,17 @@ impl Link {
         }
     }
 
-    /// When one copy comes out, or `None` when the queue has no room for it.
-    fn pass(&mut self, len: usize, now: Instant) -> Option<Instant> {
+    /// How one copy comes out, or `None` when the queue has no room for it.
+    fn pass(&mut self, len: usize, now: Instant) -> Option<Arrival> {
+        let at = self.emerge(len, now)?;
+        let corrupt = self.spec.corrupt > 0.0 && self.chance(self.spec.corrupt);
+        let flip = corrupt.then(|| Flip::drawn(self.rng.next_u32()));
+        self.stats.corrupted += u64::from(corrupt);
+        Some(Arrival { at, flip })
+    }
+
+    /// When one copy comes out.
+    fn emerge(&mut self, len: usize, now: Instant) -> Option<Instant> {
         let sent = self.serialise(len, now)?;
         let due = self.in_flight(sent);
         if let Some(reorder) = self.spec.reorder
@@ -177,28 +173,5 @@ impl Link {
     /// An even number in 0.0..1.0.
     fn unit(&mut self) -> f64 {
         f64::from(self.rng.next_u32()) / (f64::from(u32::MAX) + 1.0)
-    }
-}
-
-impl DueTimes {
-    /// How many copies come out.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        usize::from(self.first.is_some()) + usize::from(self.second.is_some())
-    }
-
-    /// Is the packet gone?
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.first.is_none()
-    }
-}
-
-impl IntoIterator for DueTimes {
-    type Item = Instant;
-    type IntoIter = std::iter::Flatten<std::array::IntoIter<Option<Instant>, 2>>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        [self.first, self.second].into_iter().flatten()
     }
 }

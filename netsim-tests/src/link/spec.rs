@@ -48,6 +48,10 @@ pub struct LinkSpec {
     pub reorder: Option<Reorder>,
     /// Share of packets that arrive twice, 0.0 to 1.0.
     pub duplicate: f64,
+    /// Share of packets that arrive with one bit of what they carry flipped, 0.0 to 1.0. No checksum notices: a router's
+    /// bad memory bends packets between two checks (Stone and Partridge, SIGCOMM 2000). What a checksum catches is
+    /// [`LinkSpec::loss`].
+    pub corrupt: f64,
     /// Bits per second; `None` for unlimited, 0 is treated as 1.
     pub rate: Option<u64>,
     /// Bytes that wait in front of the rate limit; what does not fit is dropped (tail drop).
@@ -64,6 +68,7 @@ impl Default for LinkSpec {
             loss: Loss::None,
             reorder: None,
             duplicate: 0.0,
+            corrupt: 0.0,
             rate: None,
             queue: DEFAULT_QUEUE,
             mtu: DEFAULT_MTU,
@@ -88,6 +93,55 @@ impl LinkSpec {
         self
     }
 
+    /// Varies the time in flight by up to this much either way.
+    #[must_use]
+    pub fn with_jitter(mut self, jitter: Duration) -> Self {
+        self.jitter = jitter;
+        self
+    }
+
+    /// Loses this share of packets, in runs of `length` packets on average.
+    #[must_use]
+    pub fn with_bursts(mut self, rate: f64, length: f64) -> Self {
+        self.loss = Loss::Burst { rate, length };
+        self
+    }
+
+    /// Holds this share of packets back for so long.
+    #[must_use]
+    pub fn with_reordering(mut self, probability: f64, by: Duration) -> Self {
+        self.reorder = Some(Reorder { probability, by });
+        self
+    }
+
+    /// Delivers this share of packets twice.
+    #[must_use]
+    pub fn with_duplicates(mut self, probability: f64) -> Self {
+        self.duplicate = probability;
+        self
+    }
+
+    /// Flips a bit in this share of packets.
+    #[must_use]
+    pub fn with_corruption(mut self, probability: f64) -> Self {
+        self.corrupt = probability;
+        self
+    }
+
+    /// Lets no IP packet pass that is larger, in bytes.
+    #[must_use]
+    pub fn with_mtu(mut self, mtu: usize) -> Self {
+        self.mtu = mtu;
+        self
+    }
+
+    /// Lets so many bytes wait in front of the rate limit.
+    #[must_use]
+    pub fn with_queue(mut self, bytes: usize) -> Self {
+        self.queue = bytes;
+        self
+    }
+
     /// Limits the rate to so many bits per second.
     #[must_use]
     pub fn with_rate(mut self, bits_per_second: u64) -> Self {
@@ -102,6 +156,7 @@ impl LinkSpec {
         self.loss != Loss::None
             || self.reorder.is_some()
             || self.duplicate > 0.0
+            || self.corrupt > 0.0
             || self.rate.is_some()
             || self.mtu < DEFAULT_MTU
     }

@@ -12,9 +12,13 @@ fn times(link: &mut Link, count: u32, spacing: Duration) -> Vec<(Instant, Vec<In
     (0..count)
         .map(|i| {
             let now = start + spacing * i;
-            (now, link.admit(PACKET, now).into_iter().collect())
+            (now, moments(link.admit(PACKET, now)))
         })
         .collect()
+}
+
+fn moments(due: DueTimes) -> Vec<Instant> {
+    due.into_iter().map(|arrival| arrival.at).collect()
 }
 
 /// Delivered share of `count` packets.
@@ -211,8 +215,81 @@ fn a_changed_description_holds_for_the_next_packet() {
     let now = Instant::now();
     link.admit(PACKET, now);
     link.set_spec(LinkSpec::delay(5 * MS));
-    assert_eq!(
-        link.admit(PACKET, now).into_iter().collect::<Vec<_>>(),
-        [now + 5 * MS]
-    );
+    assert_eq!(moments(link.admit(PACKET, now)), [now + 5 * MS]);
+}
+
+/// The flips of `count` packets on a link that corrupts this share and doubles every second packet.
+fn flips(corrupt: f64, seed: u64, count: usize) -> Vec<Option<Flip>> {
+    let spec = LinkSpec::default().with_corruption(corrupt).with_duplicates(0.5);
+    let mut link = Link::new(spec, seed);
+    let now = Instant::now();
+    let all: Vec<_> = (0..count)
+        .flat_map(|_| link.admit(PACKET, now))
+        .map(|arrival| arrival.flip)
+        .collect();
+    let bent = all.iter().flatten().count();
+    assert_eq!(u64::try_from(bent).unwrap(), link.stats().corrupted);
+    all
+}
+
+#[test]
+fn the_configured_share_of_copies_is_corrupted_each_by_its_own_chance() {
+    let all = flips(0.1, 5, 100_000);
+    let share = all.iter().flatten().count() as f64 / all.len() as f64;
+    assert!((share - 0.1).abs() < 0.005, "{share}");
+    assert!(flips(0.0, 5, 1000).iter().all(Option::is_none));
+    assert!(flips(1.0, 5, 1000).iter().all(Option::is_some));
+    assert_eq!(flips(0.1, 5, 1000), flips(0.1, 5, 1000));
+    assert_ne!(flips(0.1, 5, 1000), flips(0.1, 6, 1000));
+}
+
+#[test]
+fn a_flip_changes_one_bit_of_any_payload_and_back_again() {
+    let mut bits = std::collections::BTreeSet::new();
+    for flip in flips(1.0, 7, 1000).into_iter().flatten() {
+        for len in [1, 7, 1200] {
+            let mut payload = vec![0xa5; len];
+            flip.apply(&mut payload);
+            let changed: u32 = payload.iter().map(|byte| (byte ^ 0xa5).count_ones()).sum();
+            assert_eq!(changed, 1);
+            if len == 7 {
+                bits.insert(payload.clone());
+            }
+            flip.apply(&mut payload);
+            assert_eq!(payload, vec![0xa5; len]);
+        }
+        flip.apply(&mut []);
+    }
+    assert_eq!(bits.len(), 56, "every bit has its turn");
+}
+
+#[test]
+fn a_link_without_corruption_draws_the_same_chances_as_before() {
+    let spec = LinkSpec::default().with_loss(0.3).with_duplicates(0.2);
+    let fates = |spec| {
+        let mut link = Link::new(spec, 9);
+        let now = Instant::now();
+        (0..200)
+            .map(|_| link.admit(PACKET, now).len())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(fates(spec), fates(spec.with_corruption(0.0)));
+    assert_ne!(fates(spec), fates(spec.with_corruption(0.5)));
+}
+
+#[test]
+fn whatever_meets_packets_one_by_one_wants_them_one_by_one() {
+    let spec = LinkSpec::delay(5 * MS).with_jitter(MS);
+    assert!(!spec.counts_packets());
+    for counting in [
+        spec.with_loss(0.1),
+        spec.with_bursts(0.1, 3.0),
+        spec.with_reordering(0.1, MS),
+        spec.with_duplicates(0.1),
+        spec.with_corruption(0.1),
+        spec.with_rate(1_000_000).with_queue(10_000),
+        spec.with_mtu(1280),
+    ] {
+        assert!(counting.counts_packets(), "{counting:?}");
+    }
 }

@@ -127,7 +127,8 @@ pub struct NatStats {
     pub sessions: usize,
     /// External endpoints in use.
     pub mappings: usize,
-    /// Unsolicited flows remembered under [`InputPolicy::AcceptConntrackClash`](super::InputPolicy).
+    /// Unsolicited flows remembered under [`InputPolicy::AcceptConntrackClash`](super::InputPolicy), or barred under
+    /// [`InputPolicy::Blacklist`](super::InputPolicy).
     pub unsolicited: usize,
     /// Most sessions and remembered flows at one time since the start.
     pub peak_entries: usize,

@@ -6,12 +6,15 @@
 
 mod allocation;
 mod flow;
+mod icmp_error;
 mod kinds;
+pub mod nat64;
 mod nat_box;
 mod spec;
 mod state;
 #[cfg(test)]
 mod tests;
+mod translate;
 
 pub use flow::{DropReason, Flow, NatStats, Proto, Verdict};
 pub use kinds::{Families, Kernel, NatKind, PROXY, Side, easy_kinds, kind, kinds};

@@ -2,51 +2,48 @@
 //!
 //! It is not a router: it does not look at TTLs, lengths or payloads, and forwards nothing by itself. Drive it with
 //! [`NatBox::outbound`] for each packet that comes from inside and [`NatBox::inbound`] for each that comes from
-//! outside, and carry out the [`Verdict`]. IPv4 is translated; IPv6 flows keep their addresses and meet only the
-//! filter, as behind a stateful firewall.
+//! outside, and carry out the [`Verdict`]; with [`NatBox::outbound_error`] and [`NatBox::inbound_error`] for ICMP errors.
+//! IPv4 is translated; IPv6 flows keep their addresses and meet only the filter, as behind a stateful firewall, unless
+//! the box is a NAT64: then the verdict about a packet to [`NAT64_PREFIX`](super::NAT64_PREFIX) names IPv4 addresses,
+//! and the one about its answer IPv6 ones again.
 //!
 //! The state is kept per session (inside endpoint, remote endpoint), as Linux does: an answer to a stranger that the
 //! filter let in leaves by the external endpoint at which the stranger came in, whatever the mapping behaviour.
+//! Finding and making sessions is the business of `translate.rs`; here is what comes before and after it.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::allocation::PortPicker;
+use super::allocation::{Picker, Pool};
 use super::flow::{DropReason, Flow, NatStats, Proto, Verdict};
-use super::spec::{Filtering, Hairpin, InputPolicy, Mapping, NatSpec, PortAllocation, UdpPolicy};
-use super::state::{Direction, MappingKey, SessionKey, Tables, Timeouts, Unsolicited};
+use super::nat64::{embed_endpoint, extract_endpoint};
+use super::spec::{Hairpin, InputPolicy, Ipv6, NatSpec, Refusal, TcpPolicy, UdpPolicy};
+use super::state::{Tables, Unsolicited};
 
-/// TCP connections: RFC 5382 REQ-5 asks for 2 h 4 min when established, 4 min otherwise. Connection ends are not
-/// followed, so entries stay that long; shorter would cut idle connections that real NATs keep.
-const TCP_TIMEOUTS: Timeouts = Timeouts {
-    unreplied: Duration::from_secs(240),
-    stream: Duration::from_secs(7_440),
-};
+/// How long Linux remembers a TCP flow that it answered with a reset: `nf_conntrack_tcp_timeout_close`. UDP and ICMP
+/// flows live as long as any with traffic one way.
+const RESET_LIFE: Duration = Duration::from_secs(10);
 
-/// ICMP echo: RFC 5508 REQ-1 asks for at least 60 s.
-const ICMP_TIMEOUTS: Timeouts = Timeouts {
-    unreplied: Duration::from_secs(60),
-    stream: Duration::from_secs(60),
-};
-
-/// One NAT with one external IPv4 address.
+/// One NAT with one external IPv4 address, or several in a row.
 #[derive(Debug)]
 pub struct NatBox {
-    spec: NatSpec,
-    external: Ipv4Addr,
-    ports: PortPicker,
-    tables: Tables,
+    pub(super) spec: NatSpec,
+    pub(super) pool: Pool,
+    pub(super) picker: Picker,
+    pub(super) tables: Tables,
     drops: [u64; DropReason::ALL.len()],
 }
 
 impl NatBox {
-    /// A box that has just started. The same seed and the same packets give the same ports.
+    /// A box that has just started. The same seed and the same packets give the same addresses and ports.
+    ///
+    /// `external` is its address, or the first of [`NatSpec::addresses`] consecutive ones.
     #[must_use]
     pub fn new(spec: NatSpec, external: Ipv4Addr, seed: u64) -> Self {
         Self {
+            pool: Pool::new(external, spec.addresses),
             spec,
-            external,
-            ports: PortPicker::new(seed),
+            picker: Picker::new(seed),
             tables: Tables::default(),
             drops: [0; DropReason::ALL.len()],
         }
@@ -55,25 +52,29 @@ impl NatBox {
     /// A packet from inside: who it is outside, or the way back inside, or its end.
     pub fn outbound(&mut self, flow: Flow, now: Instant) -> Verdict {
         self.tables.expire(now);
-        let result = if flow.dst.ip() == IpAddr::V4(self.external) {
-            self.hairpin(flow, now)
-        } else {
-            self.translate_out(flow, now)
-                .map(|src| Verdict::Forward(Flow { src, ..flow }))
-        };
-        self.conclude(result)
+        match self.leave(flow, now) {
+            Ok(verdict) => verdict,
+            Err(reason) => {
+                let told = match reason {
+                    // A firewall has one way to say no.
+                    DropReason::UdpBlocked | DropReason::TcpBlocked => self.spec.udp.refusal(),
+                    _ => None,
+                };
+                self.end(reason, told)
+            }
+        }
     }
 
     /// A packet from outside: which inside endpoint gets it, if any.
     pub fn inbound(&mut self, flow: Flow, now: Instant) -> Verdict {
         self.tables.expire(now);
-        let result = self
-            .translate_in(flow, now)
-            .map(|dst| Verdict::Forward(Flow { dst, ..flow }));
-        if result.is_err_and(|reason| matches!(reason, DropReason::NoMapping | DropReason::Filtered)) {
-            self.note_unsolicited(flow, now);
+        match self.enter(flow, now) {
+            Ok(flow) => Verdict::Forward(flow),
+            Err(reason) => {
+                let told = self.note_unsolicited(flow, reason, now);
+                self.end(reason, told)
+            }
         }
-        self.conclude(result)
     }
 
     /// Changes what the box does with UDP from now on. Sessions stay.
@@ -81,7 +82,7 @@ impl NatBox {
         self.spec.udp = udp;
     }
 
-    /// Forgets every mapping and session, as a power cycle does. The external address, the seed's progress and the
+    /// Forgets every mapping and session, as a power cycle does. The external addresses, the seed's progress and the
     /// counters stay.
     pub fn reboot(&mut self) {
         self.tables = Tables::default();
@@ -93,10 +94,16 @@ impl NatBox {
         &self.spec
     }
 
-    /// Its address on the outside.
+    /// Its address on the outside; the first, if it has several.
     #[must_use]
     pub fn external(&self) -> Ipv4Addr {
-        self.external
+        self.pool.first()
+    }
+
+    /// All its addresses on the outside, in a row from [`NatBox::external`]. Whoever routes to the box routes all of
+    /// them.
+    pub fn externals(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
+        self.pool.beginning_at(0)
     }
 
     /// Entries and drops so far.
@@ -116,116 +123,34 @@ impl NatBox {
         }
     }
 
-    fn conclude(&mut self, result: Result<Verdict, DropReason>) -> Verdict {
-        result.unwrap_or_else(|reason| {
-            self.drops[reason.index()] += 1;
-            Verdict::Drop(reason)
-        })
+    fn leave(&mut self, flow: Flow, now: Instant) -> Result<Verdict, DropReason> {
+        let dst = match self.spec.ipv6 {
+            Ipv6::Nat64 => extract_endpoint(flow.dst),
+            Ipv6::Firewall | Ipv6::Open => flow.dst,
+        };
+        let meant = Flow { dst, ..flow };
+        self.permit(meant.proto, dst)?;
+        if self.pool.contains(dst.ip()) {
+            return self.hairpin(meant, now);
+        }
+        if dst.is_ipv6() && self.spec.ipv6 == Ipv6::Open {
+            return Ok(Verdict::Forward(meant));
+        }
+        let src = self.translate_out(meant, now)?;
+        Ok(Verdict::Forward(Flow { src, ..meant }))
     }
 
-    fn translate_out(&mut self, flow: Flow, now: Instant) -> Result<SocketAddr, DropReason> {
-        if flow.proto == Proto::Udp && !self.spec.udp.allows(flow.dst.ip()) {
-            return Err(DropReason::UdpBlocked);
+    fn enter(&mut self, flow: Flow, now: Instant) -> Result<Flow, DropReason> {
+        self.permit(flow.proto, flow.src)?;
+        if flow.dst.is_ipv6() && self.spec.ipv6 == Ipv6::Open {
+            return Ok(flow);
         }
-        let timeouts = self.timeouts(flow.proto);
-        let key = SessionKey {
-            proto: flow.proto,
-            inside: flow.src,
-            remote: flow.dst,
-        };
-        if let Some(session) = self.tables.session(&key) {
-            session.touch(Direction::Out, timeouts, true, now);
-            return Ok(session.external);
+        if self.is_barred(flow, now) {
+            return Err(DropReason::Barred);
         }
-        if !self.has_room() {
-            return Err(DropReason::TableFull);
-        }
-        let external = self.external_for(&key)?;
-        self.tables
-            .add_session(key, external, Direction::Out, timeouts, now);
-        Ok(external)
-    }
-
-    /// The external endpoint of a new session: that of an existing mapping, or a new one.
-    fn external_for(&mut self, key: &SessionKey) -> Result<SocketAddr, DropReason> {
-        let index = MappingKey::new(self.mapping(key.proto, key.inside), key);
-        match self.tables.external_for(&index) {
-            Some(external) if !self.is_taken_by_stranger(key, external.port()) => Ok(external),
-            // The reverse of this flow belongs to the box itself: another port, for this session alone.
-            Some(_) => self.new_mapping(key, None),
-            None => self.new_mapping(key, Some(index)),
-        }
-    }
-
-    fn new_mapping(&mut self, key: &SessionKey, index: Option<MappingKey>) -> Result<SocketAddr, DropReason> {
-        let external = if key.inside.is_ipv6() {
-            key.inside
-        } else {
-            let (tables, ip) = (&self.tables, IpAddr::V4(self.external));
-            let free = |port: u16| {
-                let stranger = Unsolicited {
-                    proto: key.proto,
-                    remote: key.remote,
-                    port,
-                };
-                tables.mapping(key.proto, SocketAddr::new(ip, port)).is_none()
-                    && !tables.is_unsolicited(&stranger)
-            };
-            let allocation = match key.proto {
-                Proto::Udp => self.spec.ports,
-                Proto::Tcp | Proto::Icmp => PortAllocation::Preserving,
-            };
-            let port = self.ports.pick(allocation, key.inside.port(), free);
-            SocketAddr::new(ip, port.ok_or(DropReason::PortsExhausted)?)
-        };
-        self.tables.add_mapping(key.proto, external, key.inside, index);
-        Ok(external)
-    }
-
-    fn translate_in(&mut self, flow: Flow, now: Instant) -> Result<SocketAddr, DropReason> {
-        if flow.proto == Proto::Udp && !self.spec.udp.allows(flow.src.ip()) {
-            return Err(DropReason::UdpBlocked);
-        }
-        let mapping = self
-            .tables
-            .mapping(flow.proto, flow.dst)
-            .ok_or(DropReason::NoMapping)?;
-        let inside = mapping.inside;
-        let address_known = mapping.knows_address(flow.src.ip());
-        let filtering = self.filtering(flow.proto);
-        let timeouts = self.timeouts(flow.proto);
-        let refresh = self.spec.inbound_refresh;
-        let key = SessionKey {
-            proto: flow.proto,
-            inside,
-            remote: flow.src,
-        };
-        let session = self.tables.session(&key);
-        let has_session = session.is_some();
-        if let Some(session) = session
-            && session.external == flow.dst
-        {
-            session.touch(Direction::In, timeouts, refresh, now);
-            return Ok(inside);
-        }
-        let passes = match filtering {
-            Filtering::EndpointIndependent => true,
-            Filtering::AddressDependent => address_known,
-            Filtering::AddressAndPortDependent => false,
-        };
-        if !passes {
-            return Err(DropReason::Filtered);
-        }
-        // A session with the same two ends at another external endpoint keeps its own; this packet only passes. Nor
-        // may a stranger extend the life of a mapping by a session of his own where inbound packets do not refresh.
-        if !has_session && (refresh || self.mapping(flow.proto, inside) != Mapping::EndpointIndependent) {
-            if !self.has_room() {
-                return Err(DropReason::TableFull);
-            }
-            self.tables
-                .add_session(key, flow.dst, Direction::In, timeouts, now);
-        }
-        Ok(inside)
+        let dst = self.translate_in(flow, now)?;
+        let src = shown(flow.src, dst);
+        Ok(Flow { src, dst, ..flow })
     }
 
     fn hairpin(&mut self, flow: Flow, now: Instant) -> Result<Verdict, DropReason> {
@@ -240,68 +165,80 @@ impl NatBox {
             },
             now,
         )?;
-        let src = if self.spec.hairpin == Hairpin::Internal {
+        // Between the families of a NAT64 there is no inside source to show.
+        let src = if self.spec.hairpin == Hairpin::Internal && flow.src.is_ipv4() == dst.is_ipv4() {
             flow.src
         } else {
-            external
+            shown(external, dst)
         };
-        Ok(Verdict::Hairpin(Flow {
-            proto: flow.proto,
-            src,
-            dst,
-        }))
+        Ok(Verdict::Hairpin(Flow { src, dst, ..flow }))
     }
 
-    fn note_unsolicited(&mut self, flow: Flow, now: Instant) {
-        let for_the_box = flow.dst.ip() == IpAddr::V4(self.external);
-        if for_the_box && self.spec.input == InputPolicy::AcceptConntrackClash {
-            let stranger = Unsolicited {
-                proto: flow.proto,
-                remote: flow.src,
-                port: flow.dst.port(),
-            };
-            let life = self.timeouts(flow.proto).unreplied;
-            let room = self.has_room();
-            self.tables.remember(stranger, life, room, now);
-        }
-    }
-
-    fn is_taken_by_stranger(&self, key: &SessionKey, port: u16) -> bool {
-        key.inside.is_ipv4()
-            && self.tables.is_unsolicited(&Unsolicited {
-                proto: key.proto,
-                remote: key.remote,
-                port,
-            })
-    }
-
-    fn has_room(&self) -> bool {
-        self.tables.entries() < self.spec.table_size
-    }
-
-    /// What an address keeps is the same for every destination: IPv6 is not translated.
-    fn mapping(&self, proto: Proto, inside: SocketAddr) -> Mapping {
+    /// May packets be exchanged with `remote` at all?
+    fn permit(&self, proto: Proto, remote: SocketAddr) -> Result<(), DropReason> {
+        let tcp = &self.spec.tcp;
         match proto {
-            Proto::Udp if inside.is_ipv4() => self.spec.mapping,
-            Proto::Udp | Proto::Tcp | Proto::Icmp => Mapping::EndpointIndependent,
+            Proto::Udp if !self.spec.udp.allows(remote.ip()) => Err(DropReason::UdpBlocked),
+            Proto::Tcp if !tcp.allows(remote) => Err(DropReason::TcpBlocked),
+            Proto::Icmp if *tcp != TcpPolicy::Open => Err(DropReason::TcpBlocked),
+            Proto::Udp | Proto::Tcp | Proto::Icmp => Ok(()),
         }
     }
 
-    fn filtering(&self, proto: Proto) -> Filtering {
-        match proto {
-            Proto::Udp => self.spec.filtering,
-            Proto::Tcp | Proto::Icmp => Filtering::AddressAndPortDependent,
+    /// Did the sender of this packet spoil it for itself?
+    fn is_barred(&mut self, flow: Flow, now: Instant) -> bool {
+        let InputPolicy::Blacklist { life, refreshed } = self.spec.input else {
+            return false;
+        };
+        let stranger = unsolicited(flow);
+        let barred = self.tables.is_unsolicited(&stranger);
+        if barred && refreshed {
+            self.tables.remember(stranger, life, false, now);
         }
+        barred
     }
 
-    fn timeouts(&self, proto: Proto) -> Timeouts {
-        match proto {
-            Proto::Udp => Timeouts {
-                unreplied: self.spec.unreplied_timeout,
-                stream: self.spec.stream_timeout,
-            },
-            Proto::Tcp => TCP_TIMEOUTS,
-            Proto::Icmp => ICMP_TIMEOUTS,
+    /// What an inbound packet leaves behind that does not pass for this reason, and how its sender is told.
+    fn note_unsolicited(&mut self, flow: Flow, reason: DropReason, now: Instant) -> Option<Refusal> {
+        let unsolicited_here = matches!(reason, DropReason::NoMapping | DropReason::Filtered);
+        if !unsolicited_here || !self.pool.contains(flow.dst.ip()) {
+            return None;
         }
+        let (life, refusal) = match self.spec.input {
+            InputPolicy::Drop => return None,
+            InputPolicy::Reject(refusal) => return Some(refusal),
+            InputPolicy::Blacklist { life, .. } => (life, None),
+            InputPolicy::AcceptConntrackClash => {
+                let life = match flow.proto {
+                    Proto::Tcp => RESET_LIFE,
+                    Proto::Udp | Proto::Icmp => self.timeouts(flow.proto).unreplied,
+                };
+                (life, Some(Refusal::Reset))
+            }
+        };
+        let room = self.has_room();
+        self.tables.remember(unsolicited(flow), life, room, now);
+        refusal
+    }
+
+    fn end(&mut self, reason: DropReason, told: Option<Refusal>) -> Verdict {
+        self.drops[reason.index()] += 1;
+        told.map_or(Verdict::Drop(reason), |refusal| Verdict::Reject(reason, refusal))
+    }
+}
+
+/// The endpoint `outside` as the inside endpoint `to` sees it.
+pub(super) fn shown(outside: SocketAddr, to: SocketAddr) -> SocketAddr {
+    match to.ip() {
+        IpAddr::V4(_) => outside,
+        IpAddr::V6(_) => embed_endpoint(outside),
+    }
+}
+
+fn unsolicited(flow: Flow) -> Unsolicited {
+    Unsolicited {
+        proto: flow.proto,
+        remote: flow.src,
+        external: flow.dst,
     }
 }

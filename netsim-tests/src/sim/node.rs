@@ -442,10 +442,11 @@ impl Node {
     }
 
     fn flush(&mut self, now: Duration) {
+        let (socket, to) = self.addresses.control();
         while let Some(bytes) = self.client.poll_transmit(now) {
             self.outgoing.push(Outgoing {
-                socket: SocketId::V4,
-                to: self.addresses.server,
+                socket,
+                to,
                 ttl: None,
                 bytes,
             });

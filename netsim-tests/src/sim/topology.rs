@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use crate::link::{DueTimes, Link, LinkStats};
+use crate::link::{DueTimes, Flip, Link, LinkStats};
 use crate::nat::{DropReason, Flow, NatBox, Verdict};
 
 /// Bytes of IPv4 and UDP headers, which links count and datagrams do not.
@@ -54,7 +54,7 @@ pub(super) enum Origin {
     Host(HostId),
     /// The stranger on the wire, but it is to the bit, source included, what this host sent.
     Copied(HostId),
-    /// The stranger on the wire, whatever its source says.
+    /// The stranger on the wire, whatever its source says; or a link that bent what a host sent.
     Stranger,
 }
 
@@ -74,6 +74,12 @@ impl Packet {
             bytes,
         }
     }
+
+    /// A link flips a bit: this is no longer what its maker sent.
+    pub(super) fn bend(&mut self, flip: Flip) {
+        flip.apply(&mut self.bytes);
+        self.origin = Origin::Stranger;
+    }
 }
 
 /// Where a packet goes on after a link.
@@ -90,7 +96,7 @@ pub(super) enum Hop {
 pub(super) enum Step {
     /// It is at this host.
     Deliver(HostId),
-    /// It is on a link, and goes on at these moments (none: lost, two: duplicated).
+    /// It is on a link, and goes on at these moments (none: lost, two: duplicated), perhaps bent.
     Transit(Hop, DueTimes),
     /// It ended.
     Lost(Loss),
@@ -161,15 +167,12 @@ impl Topology {
         }
     }
 
-    /// A network behind a gateway in `parent`. A NAT's external address becomes a member of the parent.
+    /// A network behind a gateway in `parent`. A NAT's external addresses become members of the parent.
     pub(super) fn add_network(&mut self, parent: NetId, nat: Option<NatBox>, links: Option<Links>) -> NetId {
         let id = NetId(self.networks.len());
-        if let Some(nat) = &nat {
-            let external = IpAddr::V4(nat.external());
-            self.networks[parent.0]
-                .members
-                .insert(external, Member::Behind(id));
-        }
+        let externals = nat.iter().flat_map(NatBox::externals).map(IpAddr::V4);
+        let members = externals.map(|external| (external, Member::Behind(id)));
+        self.networks[parent.0].members.extend(members);
         self.networks.push(Network {
             gateway: Some(Gateway { parent, nat, links }),
             members: BTreeMap::new(),

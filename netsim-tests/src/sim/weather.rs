@@ -9,7 +9,7 @@ use crate::link::{LinkSpec, Loss, Reorder};
 /// The state of the internet.
 ///
 /// A packet between two hosts crosses the sender's uplink and the receiver's downlink. Delay is split between all
-/// links; loss, reordering and duplication happen on downlinks only, so that a packet meets them once.
+/// links; loss, reordering, duplication and corruption happen on downlinks only, so that a packet meets them once.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Weather {
     /// Name on command lines.
@@ -24,6 +24,8 @@ pub struct Weather {
     pub reorder: f64,
     /// Share of packets that come twice.
     pub duplicate: f64,
+    /// Share of packets that come with a bit flipped.
+    pub corrupt: f64,
 }
 
 /// The named weathers.
@@ -38,6 +40,7 @@ impl Weather {
         loss: Loss::None,
         reorder: 0.0,
         duplicate: 0.0,
+        corrupt: 0.0,
     };
 
     /// 10 to 100 ms one way, 5 ms jitter, 5 % loss.
@@ -56,7 +59,7 @@ impl Weather {
         ..Self::ORDINARY
     };
 
-    /// 20 % loss in runs of three on average, 30 ms jitter.
+    /// 20 % loss in runs of three on average, 30 ms jitter, 1 % of packets corrupted.
     pub const STORM: Self = Self {
         name: "storm",
         jitter: Duration::from_millis(30),
@@ -64,6 +67,7 @@ impl Weather {
             rate: 0.2,
             length: 3.0,
         },
+        corrupt: 0.01,
         ..Self::ROUGH
     };
 
@@ -91,6 +95,7 @@ impl Weather {
                 by: Duration::from_millis(10 + rng.below(90)),
             }),
             duplicate: self.duplicate,
+            corrupt: self.corrupt,
             ..up
         };
         (up, down)

@@ -21,6 +21,7 @@ use super::queue::Queue;
 use super::server::{Reply, Server};
 use super::stranger::Stranger;
 use super::topology::{Hop, HostId, NetId, Origin, Packet, Step, Topology};
+use crate::link::Arrival;
 
 /// Most events that may wait at once. Ten hosts with full congestion windows stay below a thousand.
 const QUEUE_MAX: usize = 65_536;
@@ -85,6 +86,7 @@ mod mark {
     pub(super) const WAKE: u8 = 4;
     pub(super) const SAY: u8 = 5;
     pub(super) const COPY: u8 = 6;
+    pub(super) const BEND: u8 = 7;
 }
 
 impl World {
@@ -399,11 +401,9 @@ impl World {
                     return Ok(());
                 };
                 if let Some(second) = due.next() {
-                    self.queue
-                        .push(second - self.epoch, Happening::Arrive(hop, packet.clone()));
+                    self.arrive(second, hop, packet.clone());
                 }
-                self.queue
-                    .push(first - self.epoch, Happening::Arrive(hop, packet));
+                self.arrive(first, hop, packet);
                 Ok(())
             }
             Step::Lost(loss) => {
@@ -411,6 +411,19 @@ impl World {
                 Ok(())
             }
         }
+    }
+
+    /// A packet will come out of a link, as it was or bent.
+    fn arrive(&mut self, arrival: Arrival, hop: Hop, mut packet: Box<Packet>) {
+        if let Some(flip) = arrival.flip {
+            packet.bend(flip);
+            let flow = packet.flow;
+            self.journal.record(self.now, mark::BEND, 0, &packet.bytes, || {
+                format!("bent {} -> {} {}", flow.src, flow.dst, describe(&packet.bytes))
+            });
+        }
+        self.queue
+            .push(arrival.at - self.epoch, Happening::Arrive(hop, packet));
     }
 
     fn lose(&mut self, packet: &Packet, why: &'static str) {
