@@ -27,6 +27,7 @@ mod driver;
 pub mod home;
 pub mod identity;
 mod net;
+pub mod netcheck;
 pub mod node;
 pub mod server_url;
 pub mod session;

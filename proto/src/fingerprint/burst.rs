@@ -81,6 +81,11 @@ impl Bursts {
         }
     }
 
+    /// Bursts of this kind so far.
+    pub(super) fn count(&self, wave: Wave) -> usize {
+        self.all.iter().filter(|burst| burst.wave == wave).count()
+    }
+
     /// Two sockets of the first burst with where the server saw them.
     pub(super) fn two(&self) -> Option<[(SocketId, SocketAddr); 2]> {
         let first = self.all.first()?;
@@ -142,7 +147,7 @@ impl Bursts {
             return Next::Send(Wave::OtherDestination);
         };
         let step = match ports::classify(others) {
-            None => return Next::Known(Fact::NotTestable(Obstacle::TooLossy)),
+            None => return self.again(Wave::OtherDestination),
             Some(Allocation::Preserving) => return Next::Known(Fact::Known(Allocation::Preserving)),
             Some(Allocation::Counter { step, .. }) => Some(step),
             Some(_) => None,

@@ -233,29 +233,34 @@ impl Fingerprinter {
                 self.learnt(Learnt::Ports(fact));
             }
             Next::Send(wave) => {
-                if !self.send_burst(number, wave, mapping, now) {
-                    self.bursts.result = Some(Fact::NotTestable(Obstacle::NoSocket));
+                if let Err(why) = self.send_burst(number, wave, mapping, now) {
+                    self.bursts.result = Some(Fact::NotTestable(why));
                 }
             }
         }
     }
 
-    fn send_burst(&mut self, number: usize, wave: Wave, mapping: Option<Mapping>, now: Instant) -> bool {
+    fn send_burst(
+        &mut self,
+        number: usize,
+        wave: Wave,
+        mapping: Option<Mapping>,
+        now: Instant,
+    ) -> Result<(), Obstacle> {
         let Some(side) = self.sides.get(number) else {
-            return false;
+            return Err(Obstacle::NotReached);
         };
-        // A second destination that such a mapping tells from the first.
-        let other = match mapping {
-            Some(Mapping::AddressDependent) => Place::OtherAddress,
-            _ => Place::OtherPort,
+        // Destinations that such a mapping tells from the first, another one for each try.
+        let places: &[Place] = match mapping {
+            Some(Mapping::AddressDependent) => &[Place::OtherAddress],
+            _ => &[Place::OtherPort, Place::OtherAddress, Place::OtherBoth],
         };
-        let elsewhere = side.place(other).or(side.place(Place::OtherBoth));
-        let to = if wave == Wave::OtherDestination {
-            elsewhere
-        } else {
-            side.place(Place::Main)
+        let mut others = places.iter().filter_map(|place| side.place(*place));
+        let to = match wave {
+            Wave::OtherDestination => others.nth(self.bursts.count(wave)),
+            Wave::First | Wave::Later | Wave::More => side.place(Place::Main),
         };
-        let Some(to) = to else { return false };
+        let to = to.ok_or(Obstacle::TooLossy)?;
         let sockets = match self
             .bursts
             .all
@@ -267,7 +272,7 @@ impl Fingerprinter {
             _ => (0..BURST).filter_map(|_| self.open(to)).collect(),
         };
         if sockets.len() < BURST {
-            return false;
+            return Err(Obstacle::NoSocket);
         }
         let at = if wave == Wave::Later { self.later(now) } else { now };
         let (least, most) = BURST_WAIT;
@@ -283,7 +288,7 @@ impl Fingerprinter {
             self.ask(Question::new(number, Purpose::Burst(burst, place), asking, 0));
             at += GAP;
         }
-        true
+        Ok(())
     }
 
     /// When the second burst of a counter leaves.

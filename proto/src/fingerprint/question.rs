@@ -129,7 +129,11 @@ impl Question {
             return self.asking.at;
         };
         let end = begun + self.asking.patience;
-        match self.request.as_ref().and_then(BindingRequest::poll_timeout) {
+        let Some(request) = &self.request else {
+            // Its opener has left.
+            return begun;
+        };
+        match request.poll_timeout() {
             Some(_) if self.asking.once && self.sent > 0 => end,
             Some(next) => next.min(end),
             None => end,

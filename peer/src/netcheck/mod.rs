@@ -1,0 +1,2 @@
+mod json;
+pub use json::{from_json, to_json};
