@@ -139,8 +139,10 @@ impl Server {
         }
         match wire::Kind::of(bytes) {
             wire::Kind::Stun => self.answer_stun(at, from, bytes, now),
-            wire::Kind::Relay if at == self.main => self.forward(from, bytes, now),
-            wire::Kind::Quic if authentic && at == self.main => self.receive_control(from, bytes, now),
+            wire::Kind::Relay if at.port() == self.main.port() => self.forward(from, bytes, now),
+            wire::Kind::Quic if authentic && at.port() == self.main.port() => {
+                self.receive_control(from, bytes, now)
+            }
             _ => {}
         }
         self.settle(now);
@@ -308,11 +310,7 @@ impl Server {
         if let Route::To(to) = route
             && self.relay.admit(frame.len(), self.clock.read(now))
         {
-            self.outgoing.push(Reply {
-                from: self.main,
-                to,
-                bytes: frame.to_vec(),
-            });
+            self.outgoing.push(self.reply(to, frame.to_vec()));
         }
     }
 
@@ -320,21 +318,22 @@ impl Server {
         let Some(frame) = Frame::read(bytes) else {
             return;
         };
-        let reply = |bytes| Reply {
-            from: self.main,
-            to: from,
-            bytes,
-        };
         let Some(id) = self.by_number.get(&frame.conn).copied() else {
             match frame.kind {
                 Kind::Open => self.open(&frame, from, now),
                 Kind::Reset | Kind::Close => {}
-                _ => self.outgoing.push(reply(Frame::bare(Kind::Reset, frame.conn))),
+                _ => {
+                    let reset = self.reply(from, Frame::bare(Kind::Reset, frame.conn));
+                    self.outgoing.push(reset);
+                }
             }
             return;
         };
         match frame.kind {
-            Kind::Open => self.outgoing.push(reply(Frame::bare(Kind::Accept, frame.conn))),
+            Kind::Open => {
+                let accept = self.reply(from, Frame::bare(Kind::Accept, frame.conn));
+                self.outgoing.push(accept);
+            }
             Kind::Reset | Kind::Close => self.drop_conn(id, now),
             _ => self.receive_messages(id, &frame, from, now),
         }
@@ -354,11 +353,8 @@ impl Server {
         };
         self.conns.insert(id, conn);
         self.by_number.insert(frame.conn, id);
-        self.outgoing.push(Reply {
-            from: self.main,
-            to: from,
-            bytes: Frame::bare(Kind::Accept, frame.conn),
-        });
+        let accept = self.reply(from, Frame::bare(Kind::Accept, frame.conn));
+        self.outgoing.push(accept);
         self.registry
             .handle_connected(id, peer, from, self.clock.read(now));
     }
@@ -387,13 +383,10 @@ impl Server {
     /// Carries out what the registry wants, and sends what the connections want.
     fn settle(&mut self, now: Duration) {
         self.obey(now);
+        let port = self.main.port();
         for conn in self.conns.values_mut() {
             while let Some(bytes) = conn.stream.poll_transmit(now) {
-                self.outgoing.push(Reply {
-                    from: self.main,
-                    to: conn.from,
-                    bytes,
-                });
+                self.outgoing.push(reply_at(port, conn.from, bytes));
             }
         }
     }
@@ -438,13 +431,24 @@ impl Server {
     fn drop_conn(&mut self, id: ConnId, now: Duration) {
         if let Some(conn) = self.conns.remove(&id) {
             self.by_number.remove(&conn.number);
-            self.outgoing.push(Reply {
-                from: self.main,
-                to: conn.from,
-                bytes: Frame::bare(Kind::Close, conn.number),
-            });
+            let close = self.reply(conn.from, Frame::bare(Kind::Close, conn.number));
+            self.outgoing.push(close);
             self.registry.handle_disconnected(id, self.clock.read(now));
         }
+    }
+
+    fn reply(&self, to: SocketAddr, bytes: Vec<u8>) -> Reply {
+        reply_at(self.main.port(), to, bytes)
+    }
+}
+
+/// A datagram from the server's address of the receiver's family.
+fn reply_at(port: u16, to: SocketAddr, bytes: Vec<u8>) -> Reply {
+    let ip = if to.is_ipv4() { SERVER_IP } else { SERVER_IP6 };
+    Reply {
+        from: SocketAddr::new(ip, port),
+        to,
+        bytes,
     }
 }
 

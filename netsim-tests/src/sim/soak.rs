@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn a_seed_stands_for_one_attempt_and_seeds_for_many() {
         let choice = Choice::default();
-        let pairs: std::collections::BTreeSet<_> = (0..1000)
+        let pairs: std::collections::BTreeSet<_> = (0..20_000)
             .map(|seed| choice.attempt(seed))
             .map(|attempt| (attempt.a.name, attempt.b.name))
             .collect();
