@@ -4,3 +4,5 @@
 
 mod expected;
 mod memory;
+#[cfg(target_os = "linux")]
+mod real;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::facts::{Allocation, Fact, FamilyFacts, Filtering, Fingerprint, Obstacle, Reach, Sign};
 use super::machine::Fingerprinter;
-use super::question::Place;
+use super::question::{Outcome, Place};
 use super::side::{Side, Stage};
 
 impl Fingerprinter {
@@ -14,11 +14,13 @@ impl Fingerprinter {
         let v4 = self.v4();
         let v6 = self.sides.iter().position(|side| !side.is_v4());
         let (facts_v4, facts_v6) = (self.family(v4, false), self.family(v6, true));
-        let reached = |facts: &FamilyFacts| facts.reach == Reach::Works;
-        let udp_blocked = if self.sides.is_empty() {
-            Fact::NotTestable(Obstacle::NoServerAddress)
-        } else {
-            Fact::Known(!reached(&facts_v4) && !reached(&facts_v6))
+        let side = v4.and_then(|number| self.sides.get(number));
+        let translated = side.is_some_and(|side| side.through_nat64() && side.stage != Stage::Silent);
+        let udp_blocked = match (facts_v4.reach, facts_v6.reach) {
+            (Reach::Works, _) | (_, Reach::Works) => Fact::Known(false),
+            (Reach::NoAnswer, _) | (_, Reach::NoAnswer) => Fact::Known(true),
+            (Reach::NoServerAddress, _) => Fact::NotTestable(Obstacle::NoServerAddress),
+            (Reach::NoLocalAddress, _) => Fact::NotTestable(Obstacle::NoLocalAddress),
         };
         let absent = facts_v4.translated.obstacle().unwrap_or(Obstacle::NotReached);
         let mut addresses: Vec<(u16, IpAddr)> =
@@ -26,9 +28,7 @@ impl Fingerprinter {
         addresses.sort_by(|a, b| b.cmp(a));
         Fingerprint {
             signs: self.signs(&facts_v4),
-            through_nat64: v4
-                .and_then(|number| self.sides.get(number))
-                .is_some_and(Side::through_nat64),
+            through_nat64: translated,
             addresses: addresses.into_iter().map(|(_, ip)| ip).collect(),
             ports: self.bursts.result.unwrap_or(Fact::NotTestable(absent)),
             hairpin: self.hairpin.result().unwrap_or(Fact::NotTestable(absent)),
@@ -56,7 +56,12 @@ impl Fingerprinter {
             };
         };
         let local = self.local(side.main);
+        // A translator that does not answer is none.
+        let absent = side.seen_at(Place::Main) == Outcome::NoSocket || side.through_nat64();
         match side.stage {
+            Stage::Silent if absent => {
+                return FamilyFacts::unknown(Reach::NoLocalAddress, Obstacle::NoLocalAddress);
+            }
             Stage::Reach | Stage::Silent => {
                 return FamilyFacts {
                     local,
