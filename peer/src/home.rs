@@ -57,6 +57,11 @@ impl Home {
         self.data.join("inbox")
     }
 
+    /// What was learnt of the networks that this machine was in.
+    pub fn networks(&self) -> PathBuf {
+        self.data.join("networks.json")
+    }
+
     /// The socket by which commands talk to a running `knothole up`.
     pub fn socket(&self) -> PathBuf {
         self.runtime.join("up.sock")
@@ -70,7 +75,13 @@ mod tests {
     #[test]
     fn one_directory_holds_everything_of_a_node() {
         let home = Home::at(Path::new("/x"));
-        for path in [home.identity(), home.book(), home.inbox(), home.socket()] {
+        for path in [
+            home.identity(),
+            home.book(),
+            home.inbox(),
+            home.networks(),
+            home.socket(),
+        ] {
             assert_eq!(path.parent(), Some(Path::new("/x")));
         }
     }

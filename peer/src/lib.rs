@@ -14,6 +14,7 @@
 //! | `driver` | the task that drives the connector, and the control connection |
 //! | [`session`] | QUIC with pinned keys: endpoint, connections, streams |
 //! | [`node`] | the public interface |
+//! | [`netcheck`] | what the network around this machine does to its packets |
 //! | [`app`] | what people do over a connection: files, ping |
 //! | [`book`], [`home`] | paired machines, and where files are |
 //! | [`untrusted`] | text of others, made safe to show |
@@ -27,6 +28,7 @@ mod driver;
 pub mod home;
 pub mod identity;
 mod net;
+pub mod netcheck;
 pub mod node;
 pub mod server_url;
 pub mod session;

@@ -77,7 +77,7 @@ fn alone_it_says_what_it_is_how_this_machine_stands_and_what_to_do_next() {
 fn every_help_page_fits_eighty_columns_and_goes_to_stdout() {
     let machine = Machine::new();
     let pages = [
-        "", "up", "pair", "peers", "forget", "id", "send", "recv", "ping", "status",
+        "", "up", "pair", "peers", "forget", "id", "send", "recv", "ping", "netcheck", "status",
     ];
     for page in pages {
         let output = machine.run(&format!("{page} --help"));

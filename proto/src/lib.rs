@@ -21,12 +21,14 @@
 //! | [`pairing`] | two machines get to know each other by a short code |
 //! | [`rendezvous`] | the server: registry, introductions, relay |
 //! | [`punch`] | two nodes open a path to each other and keep it |
-//! | [`stun`] | what address do I have, and what does my NAT do? |
+//! | [`stun`] | what address do I have? The node's question and the server's answer |
+//! | [`fingerprint`] | what does the network around a node do to its packets? |
 //! | [`connector`] | the node: the facade over everything it decides |
 #![forbid(unsafe_code)]
 
 pub mod addr;
 pub mod connector;
+pub mod fingerprint;
 pub mod id;
 pub mod pairing;
 pub mod path;

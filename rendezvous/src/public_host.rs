@@ -23,6 +23,11 @@ impl PublicHost {
         }
     }
 
+    /// The address, if it is one and not a name.
+    pub(crate) fn ip(&self) -> Option<IpAddr> {
+        self.host.parse().ok()
+    }
+
     /// `host:port` as it stands in a URL, with `port` unless this names its own.
     pub fn with_port(&self, port: u16) -> String {
         let port = self.port.unwrap_or(port);

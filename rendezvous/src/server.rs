@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use knothole_proto::id::{PeerId, Token};
 use knothole_proto::rendezvous::{Registry, RegistryConfig, RelayConfig, RelayStats, Stats as RegistryStats};
 use knothole_proto::seed::Seed;
-use knothole_proto::stun::{StunConfig, StunServer, StunStats};
+use knothole_proto::stun::{ServerSocket, StunConfig, StunServer, StunStats};
 use quinn::{Endpoint, Runtime, TokioRuntime};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -331,9 +331,18 @@ fn datagrams(
     relay: Relay,
     now: Instant,
 ) -> Result<Datagrams, StartError> {
-    let local = |number: usize| listening.sockets.get(number).map(|bound| bound.local);
+    let public = config.public_host.as_ref().and_then(PublicHost::ip);
+    // Behind a translator that gives the host its public address, the sockets themselves have another.
+    let told = |role: ServerSocket, number: usize| {
+        let local = listening.sockets.get(number).map(|bound| bound.local)?;
+        let first = matches!(role, ServerSocket::Main | ServerSocket::AlternatePort);
+        let public = public.filter(|ip| first && ip.is_ipv4() == local.is_ipv4());
+        Some(SocketAddr::new(public.unwrap_or(local.ip()), local.port()))
+    };
     let sites = listening.sites.iter().zip(0..).map(|(sockets, number)| {
-        let known = sockets.iter().filter_map(|(role, at)| Some((*role, local(*at)?)));
+        let known = sockets
+            .iter()
+            .filter_map(|(role, at)| Some((*role, told(*role, *at)?)));
         let stun = StunConfig {
             policy: config.stun,
             sockets: known.collect(),

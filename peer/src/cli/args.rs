@@ -105,6 +105,8 @@ pub(super) enum Command {
     Recv(RecvArgs),
     /// Measure the way to a paired machine, and say which one it is
     Ping(PingArgs),
+    /// Say what the network does: public address, kind of NAT, with whom connections will be direct
+    Netcheck(NetcheckArgs),
     /// Say what `up` on this machine is doing
     Status,
 }
@@ -183,6 +185,18 @@ pub(super) struct PingArgs {
     /// Ask until the path is direct; exit code 7 if it stays relayed until the timeout
     #[arg(long, env = "KNOTHOLE_UNTIL_DIRECT", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
     pub(super) until_direct: bool,
+}
+
+/// Arguments of `netcheck`.
+#[derive(Args, Debug)]
+pub(super) struct NetcheckArgs {
+    /// A STUN server that follows RFC 5780 [default: this machine's own server]; twice, if its addresses of the two families
+    /// have different names
+    #[arg(long, value_name = "HOST:PORT", env = "KNOTHOLE_STUN", value_delimiter = ',')]
+    pub(super) stun: Vec<String>,
+    /// Measure anew, though this network was measured within a day
+    #[arg(long, env = "KNOTHOLE_FRESH", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    pub(super) fresh: bool,
 }
 
 /// `--relay`.

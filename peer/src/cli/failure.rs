@@ -39,6 +39,8 @@ pub(super) mod code {
     pub(crate) const PARTIAL: u8 = 10;
     /// Verification failed.
     pub(crate) const VERIFY: u8 = 11;
+    /// A check found a problem.
+    pub(crate) const PROBLEM: u8 = 12;
     /// Stopped by a signal (128 + SIGINT).
     pub(crate) const INTERRUPTED: u8 = 130;
 }

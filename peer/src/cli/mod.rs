@@ -6,6 +6,7 @@ mod context;
 mod directory;
 mod failure;
 mod local;
+mod netcheck;
 mod output;
 mod pair;
 mod ping;

@@ -53,6 +53,29 @@ pub(crate) fn host_candidates(sockets: &Sockets, allow_loopback: bool) -> Vec<Ca
     choose(read_interfaces(), sockets, allow_loopback)
 }
 
+/// All addresses of this machine that others could see, without loopback. Asks the operating system.
+pub(crate) fn own_addresses() -> Vec<IpAddr> {
+    let reaches = |ip: &IpAddr| matches!(Reach::of(SocketAddr::new(*ip, 1)), Reach::Global | Reach::Private);
+    let mut addresses: Vec<IpAddr> = read_interfaces()
+        .into_iter()
+        .map(|local| local.ip)
+        .filter(reaches)
+        .collect();
+    addresses.sort();
+    addresses.dedup();
+    addresses
+}
+
+/// The router that leads out of this network, by its addresses and, where it is known, its hardware address: many homes
+/// have the same 192.168.1.1. `None` if there is none. Asks the operating system.
+pub(crate) fn default_gateway() -> Option<String> {
+    let gateway = netdev::get_default_gateway().ok()?;
+    let v4 = gateway.ipv4.iter().map(ToString::to_string);
+    let v6 = gateway.ipv6.iter().map(ToString::to_string);
+    let known = v4.chain(v6).chain([gateway.mac_addr.to_string()]);
+    Some(known.collect::<Vec<_>>().join(" "))
+}
+
 fn read_interfaces() -> Vec<Local> {
     let mut locals = Vec::new();
     for interface in netdev::get_interfaces() {

@@ -16,7 +16,7 @@ mod sockets;
 pub use bind::Bind;
 pub(crate) use clock::SuspendWatch;
 pub(crate) use counters::Counters;
-pub(crate) use interfaces::host_candidates;
+pub(crate) use interfaces::{default_gateway, host_candidates, own_addresses};
 pub(crate) use outbound::OutboundWatch;
 pub(crate) use paths::{LinkPath, PathTable, Route, link_of};
 pub(crate) use socket::{Datagram, PathSocket};

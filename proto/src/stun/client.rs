@@ -48,6 +48,12 @@ pub struct BindingAnswer {
     pub other: Option<SocketAddr>,
 }
 
+/// A Binding indication (RFC 8489 section 3), which nobody answers: 20 bytes that open a mapping or show a way, told
+/// from all others by a random id. `None` never happens with a sound library.
+pub fn indication(rng: &mut Rng) -> Option<Vec<u8>> {
+    codec::write_indication(rng.bytes())
+}
+
 /// A Binding transaction.
 #[derive(Debug)]
 pub struct BindingRequest {
@@ -121,6 +127,13 @@ impl BindingRequest {
             origin: success.origin,
             other: success.other,
         })
+    }
+
+    /// Did the server answer, but not from where it was asked to, or say that it does not understand the wish? Then silence
+    /// from there tells nothing about what is in between.
+    pub fn is_refused_by(&self, from: SocketAddr, datagram: &[u8]) -> bool {
+        let elsewhere = canonical(from) == self.server && self.answers_from != self.server;
+        elsewhere && codec::read_answer_id(datagram) == Some(self.id)
     }
 
     /// When [`Self::poll_transmit`] is to be called again; `None` once it is over.

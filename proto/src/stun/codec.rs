@@ -104,6 +104,18 @@ pub(super) fn read_success(datagram: &[u8]) -> Option<Success> {
     })
 }
 
+/// The id of an answer, whether it is a success or an error.
+pub(super) fn read_answer_id(datagram: &[u8]) -> Option<Id> {
+    let message = read(datagram, MessageClass::SuccessResponse)
+        .or_else(|| read(datagram, MessageClass::ErrorResponse))?;
+    Some(*message.transaction_id().as_bytes())
+}
+
+/// Write a Binding indication (RFC 8489 section 3): a message that nobody answers.
+pub(super) fn write_indication(id: Id) -> Option<Vec<u8>> {
+    write(MessageClass::Indication, id, Vec::new())
+}
+
 /// Write a request that is padded to `len` bytes.
 pub(super) fn write_request(id: Id, flips: Flips, len: usize) -> Option<Vec<u8>> {
     let flags = match (flips.address, flips.port) {

@@ -4,7 +4,7 @@
 //! never longer than the request, each network gets a bounded number of them, and nothing but a request is ever answered:
 //! two servers cannot be set on each other. One server answers for one address family; a host with two runs two.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::codec::{self, Flips, Request, Success};
@@ -74,8 +74,8 @@ impl ServerSocket {
 pub struct StunConfig {
     /// Whom to answer.
     pub policy: StunPolicy,
-    /// The sockets there are, with the address at which nodes reach each. An unspecified address (`0.0.0.0`) is one
-    /// that the server does not know; it answers from there, but does not tell it.
+    /// The sockets there are, with the address at which nodes reach each. Where that is unspecified
+    /// (`0.0.0.0`), an answer names the one that was asked, if [`StunServer::handle_at`] is told it, and else none.
     pub sockets: Vec<(ServerSocket, SocketAddr)>,
 }
 
@@ -133,7 +133,20 @@ impl StunServer {
         datagram: &[u8],
         now: Instant,
     ) -> Option<StunReply> {
-        let answer = self.answer(on, from, datagram);
+        self.handle_at(on, None, from, datagram, now)
+    }
+
+    /// The same for a socket on all addresses, where it is known to which of them the datagram came: the answer then
+    /// names that one.
+    pub fn handle_at(
+        &mut self,
+        on: ServerSocket,
+        at: Option<IpAddr>,
+        from: SocketAddr,
+        datagram: &[u8],
+        now: Instant,
+    ) -> Option<StunReply> {
+        let answer = self.answer(on, at, from, datagram);
         let Some((via, bytes)) = answer else {
             self.stats.ignored += 1;
             return None;
@@ -158,7 +171,13 @@ impl StunServer {
         self.stats
     }
 
-    fn answer(&self, on: ServerSocket, from: SocketAddr, datagram: &[u8]) -> Option<(ServerSocket, Vec<u8>)> {
+    fn answer(
+        &self,
+        on: ServerSocket,
+        at: Option<IpAddr>,
+        from: SocketAddr,
+        datagram: &[u8],
+    ) -> Option<(ServerSocket, Vec<u8>)> {
         // Nothing that could have such a source is waiting for an answer.
         if self.config.policy == StunPolicy::Off || Reach::of(canonical(from)) == Reach::Never {
             return None;
@@ -171,7 +190,7 @@ impl StunServer {
         } else if self.address_of(via).is_none() {
             (on, codec::write_unknown(request.id, &[codec::CHANGE_REQUEST])?)
         } else {
-            (via, self.success(on, via, from, &request, datagram.len())?)
+            (via, self.success([on, via], at, from, &request, datagram.len())?)
         };
         let fits = match self.config.policy {
             StunPolicy::Nodes => bytes.len() <= datagram.len(),
@@ -183,8 +202,8 @@ impl StunServer {
 
     fn success(
         &self,
-        on: ServerSocket,
-        via: ServerSocket,
+        [on, via]: [ServerSocket; 2],
+        at: Option<IpAddr>,
         from: SocketAddr,
         request: &Request,
         room: usize,
@@ -197,7 +216,15 @@ impl StunServer {
             address: false,
             port: true,
         });
-        let told = |socket| self.address_of(socket).filter(|addr| !addr.ip().is_unspecified());
+        let told = |socket| {
+            let addr = self.address_of(socket)?;
+            let ip = if addr.ip().is_unspecified() {
+                at?.to_canonical()
+            } else {
+                addr.ip()
+            };
+            Some(SocketAddr::new(ip, addr.port()))
+        };
         let success = Success {
             id: request.id,
             mapped: canonical(from),

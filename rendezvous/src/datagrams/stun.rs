@@ -49,7 +49,7 @@ impl Stun {
             .server
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .handle(on, meta.addr, request, now)?;
+            .handle_at(on, meta.dst_ip, meta.addr, request, now)?;
         let (_, wire) = site.sockets.iter().find(|(socket, _)| *socket == reply.via)?;
         // A socket on all addresses answers from the one that was asked; one on a single address has no choice.
         let everywhere = wires

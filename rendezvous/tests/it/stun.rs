@@ -87,9 +87,25 @@ async fn a_server_on_all_addresses_answers_from_the_one_that_was_asked() {
     let port = server.ready().listen[0].port();
     for ip in [[127, 0, 0, 1], [127, 0, 0, 3]] {
         let asked_at = SocketAddr::from((ip, port));
-        let (_, from) = asked(&server, asked_at, Change::None).await.unwrap();
+        let other = SocketAddr::new(asked_at.ip(), server.ready().alternate[0].port());
+        let (answer, from) = asked(&server, asked_at, Change::None).await.unwrap();
         assert_eq!(from, asked_at);
+        assert_eq!((answer.origin, answer.other), (Some(asked_at), Some(other)));
     }
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_server_behind_a_translator_names_the_address_that_it_was_told() {
+    let server = server_with(|config| config.public_host = Some("203.0.113.5".parse().unwrap())).await;
+    let main = server.ready().listen[0];
+    let public = |port| Some(SocketAddr::from(([203, 0, 113, 5], port)));
+    let (answer, _) = asked(&server, main, Change::None).await.unwrap();
+    let alternate = server.ready().alternate[0].port();
+    assert_eq!(
+        (answer.origin, answer.other),
+        (public(main.port()), public(alternate))
+    );
     server.shutdown().await;
 }
 

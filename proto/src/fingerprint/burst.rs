@@ -1,0 +1,198 @@
+//! Bursts of fresh sockets that show how ports are chosen.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::facts::{Allocation, Fact, Mapping, Obstacle};
+use super::flows::Flows;
+use super::ports::{self, Sample};
+use super::question::Outcome;
+use crate::path::SocketId;
+
+/// Sockets of a burst. Eight samples tell a block of 4,096 from all ports with an error of 4 in a million, four only one
+/// of 1,024 (`nat-techniques` section 3.2).
+pub(super) const BURST: usize = 8;
+
+/// From the first burst to the second one that shows the rate of foreign flows: at one a second it sees one or two.
+/// Longer would be surer of slow rates, which matter less, and would make the run longer.
+pub(super) const SECOND_AFTER: Duration = Duration::from_millis(1500);
+
+/// Most bursts of a run: one for each reason, and two that got lost.
+const WAVES_MAX: usize = 5;
+
+/// Why a burst was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wave {
+    /// Fresh sockets.
+    First,
+    /// The same sockets to a second destination.
+    OtherDestination,
+    /// Fresh sockets, later.
+    Later,
+    /// Fresh sockets, for more samples.
+    More,
+}
+
+/// A burst on its way.
+#[derive(Debug)]
+pub(super) struct Burst {
+    pub(super) wave: Wave,
+    pub(super) to: SocketAddr,
+    pub(super) sockets: Vec<SocketId>,
+    outcomes: Vec<Outcome>,
+}
+
+/// What is to be done next about ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Wait for the burst under way.
+    Wait,
+    /// Send one of this kind.
+    Send(Wave),
+    /// It is known.
+    Known(Fact<Allocation>),
+}
+
+/// All bursts of a run.
+#[derive(Debug, Default)]
+pub(super) struct Bursts {
+    pub(super) all: Vec<Burst>,
+    /// The result, once it is there.
+    pub(super) result: Option<Fact<Allocation>>,
+}
+
+impl Bursts {
+    /// A burst from these sockets; its number.
+    pub(super) fn begin(&mut self, wave: Wave, to: SocketAddr, sockets: Vec<SocketId>) -> usize {
+        let outcomes = vec![Outcome::Waiting; sockets.len()];
+        self.all.push(Burst {
+            wave,
+            to,
+            sockets,
+            outcomes,
+        });
+        self.all.len() - 1
+    }
+
+    pub(super) fn set(&mut self, burst: usize, number: usize, outcome: Outcome) {
+        let burst = self.all.get_mut(burst);
+        if let Some(known) = burst.and_then(|burst| burst.outcomes.get_mut(number)) {
+            *known = outcome;
+        }
+    }
+
+    /// Bursts of this kind so far.
+    pub(super) fn count(&self, wave: Wave) -> usize {
+        self.all.iter().filter(|burst| burst.wave == wave).count()
+    }
+
+    /// Two sockets of the first burst with where the server saw them.
+    pub(super) fn two(&self) -> Option<[(SocketId, SocketAddr); 2]> {
+        let first = self.all.first()?;
+        let answered = first.sockets.iter().zip(&first.outcomes);
+        let mut known = answered.filter_map(|(socket, outcome)| Some((*socket, outcome.answered()?)));
+        Some([known.next()?, known.next()?])
+    }
+
+    /// What follows from the bursts so far. `local` tells a socket's own address.
+    pub(super) fn next(
+        &self,
+        mapping: Option<Mapping>,
+        flows: &Flows,
+        local: &dyn Fn(SocketId) -> Option<SocketAddr>,
+    ) -> Next {
+        if self
+            .all
+            .iter()
+            .any(|burst| burst.outcomes.iter().any(|outcome| outcome.is_open()))
+        {
+            return Next::Wait;
+        }
+        let of = |wave: Wave| {
+            let burst = self.all.iter().rev().find(|burst| burst.wave == wave)?;
+            Some(burst.samples(mapping, flows, local))
+        };
+        let Some(first) = of(Wave::First) else {
+            return Next::Send(Wave::First);
+        };
+        let stable = mapping == Some(Mapping::EndpointIndependent) || mapping.is_none();
+        match ports::classify(&first) {
+            None => self.again(Wave::First),
+            Some(Allocation::Preserving) if stable => Next::Known(Fact::Known(Allocation::Preserving)),
+            Some(Allocation::Preserving) => self.kept_first(of(Wave::OtherDestination).as_deref()),
+            Some(Allocation::Counter { step, .. }) => match of(Wave::Later) {
+                None => Next::Send(Wave::Later),
+                Some(later) if later.len() < ports::SAMPLES_MIN => self.again(Wave::Later),
+                Some(later) => Next::Known(Fact::Known(self.counted(&first, &later, step, flows))),
+            },
+            Some(Allocation::Random) if ports::may_be_half(&first) => match of(Wave::More) {
+                None => self.again(Wave::More),
+                Some(more) => Next::Known(Fact::Known(ports::spread(&[first, more].concat()))),
+            },
+            Some(other) => Next::Known(Fact::Known(other)),
+        }
+    }
+
+    fn again(&self, wave: Wave) -> Next {
+        if self.all.len() < WAVES_MAX {
+            Next::Send(wave)
+        } else {
+            Next::Known(Fact::NotTestable(Obstacle::TooLossy))
+        }
+    }
+
+    /// The first destination of each socket kept the port: what did the second one see?
+    fn kept_first(&self, others: Option<&[Sample]>) -> Next {
+        let Some(others) = others else {
+            return Next::Send(Wave::OtherDestination);
+        };
+        let step = match ports::classify(others) {
+            None => return self.again(Wave::OtherDestination),
+            Some(Allocation::Preserving) => return Next::Known(Fact::Known(Allocation::Preserving)),
+            Some(Allocation::Counter { step, .. }) => Some(step),
+            Some(_) => None,
+        };
+        Next::Known(Fact::Known(Allocation::PreserveFirst { step }))
+    }
+
+    /// Two bursts some time apart: still counted, and how fast did others move the counter in between?
+    fn counted(&self, first: &[Sample], later: &[Sample], step: i32, flows: &Flows) -> Allocation {
+        let Some(again) = ports::step_of(later).filter(|again| again.signum() == step.signum()) else {
+            return ports::spread(&[first, later].concat());
+        };
+        let step = if again.abs() < step.abs() { again } else { step };
+        let at = |wave: Wave, sample: &Sample| {
+            let burst = self.all.iter().rev().find(|burst| burst.wave == wave)?;
+            flows.opened(*burst.sockets.get(sample.number)?, burst.to)
+        };
+        let rate = || {
+            let (last, next) = (first.last()?, later.first()?);
+            let time = at(Wave::Later, next)?.saturating_duration_since(at(Wave::First, last)?);
+            let foreign = ports::foreign(*last, *next, step)?;
+            // Whole flows a second are as much as one and a half seconds can tell.
+            let milli = u64::try_from(time.as_millis()).ok().filter(|milli| *milli > 0)?;
+            u32::try_from((u64::from(foreign) * 1000 + milli / 2) / milli).ok()
+        };
+        Allocation::Counter { step, rate: rate() }
+    }
+}
+
+impl Burst {
+    fn samples(
+        &self,
+        mapping: Option<Mapping>,
+        flows: &Flows,
+        local: &dyn Fn(SocketId) -> Option<SocketAddr>,
+    ) -> Vec<Sample> {
+        let each = self.sockets.iter().zip(&self.outcomes).enumerate();
+        each.filter_map(|(number, (socket, outcome))| {
+            Some(Sample {
+                number,
+                place: flows.place(*socket, self.to, mapping),
+                local: local(*socket)?.port(),
+                mapped: outcome.answered()?.port(),
+            })
+        })
+        .collect()
+    }
+}

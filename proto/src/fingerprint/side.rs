@@ -1,0 +1,241 @@
+//! One family of addresses in a run: the server's places, where they see the main socket, and what the filter lets in.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use super::facts::{Fact, Filtering, Mapping, Obstacle};
+use super::question::{Outcome, Place};
+use crate::addr::{Reach, canonical};
+use crate::path::SocketId;
+use crate::stun::BindingAnswer;
+
+/// How far a family has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// The first question is under way.
+    Reach,
+    /// The other places are asked.
+    Mapping,
+    /// Everything else.
+    Rest,
+    /// There was no answer.
+    Silent,
+}
+
+/// What is known in one family.
+#[derive(Debug)]
+pub(super) struct Side {
+    pub(super) stage: Stage,
+    pub(super) main: SocketId,
+    /// The server's first address and port, as it has it itself.
+    server: SocketAddr,
+    /// How it is addressed from here: the same, or through a translator.
+    via: SocketAddr,
+    /// The places there are, as they are addressed from here.
+    places: [Option<SocketAddr>; 4],
+    pub(super) seen: [Outcome; 4],
+    pub(super) control: Outcome,
+    pub(super) filter_both: Outcome,
+    pub(super) filter_port: Outcome,
+}
+
+impl Side {
+    pub(super) fn new(main: SocketId, server: SocketAddr, via: SocketAddr) -> Self {
+        Self {
+            stage: Stage::Reach,
+            main,
+            server: canonical(server),
+            via: canonical(via),
+            places: [Some(canonical(via)), None, None, None],
+            seen: [
+                Outcome::Waiting,
+                Outcome::Unasked,
+                Outcome::Unasked,
+                Outcome::Unasked,
+            ],
+            control: Outcome::Unasked,
+            filter_both: Outcome::Unasked,
+            filter_port: Outcome::Unasked,
+        }
+    }
+
+    /// Is it IPv4 in the end?
+    pub(super) fn is_v4(&self) -> bool {
+        self.server.is_ipv4()
+    }
+
+    pub(super) fn through_nat64(&self) -> bool {
+        self.server.is_ipv4() && self.via.is_ipv6()
+    }
+
+    pub(super) fn place(&self, place: Place) -> Option<SocketAddr> {
+        self.places.get(place as usize).copied().flatten()
+    }
+
+    pub(super) fn seen_at(&self, place: Place) -> Outcome {
+        self.seen.get(place as usize).copied().unwrap_or_default()
+    }
+
+    pub(super) fn set_seen(&mut self, place: Place, outcome: Outcome) {
+        if let Some(seen) = self.seen.get_mut(place as usize) {
+            *seen = outcome;
+        }
+    }
+
+    /// The first answer names the server's other places. An address that does not reach as far as the server's own is
+    /// none: it may be what a server behind a NAT has inside.
+    pub(super) fn learn_places(&mut self, answer: &BindingAnswer) {
+        let Some(other) = answer.other.map(canonical) else {
+            return;
+        };
+        if other.is_ipv4() != self.server.is_ipv4() || other.port() == 0 {
+            return;
+        }
+        let own =
+            |ip: IpAddr| ip == self.server.ip() || answer.origin.is_some_and(|origin| origin.ip() == ip);
+        let ip = (!own(other.ip())).then_some(other.ip());
+        if ip.is_some() && Reach::of(other) != Reach::of(self.server) {
+            return;
+        }
+        let port = (other.port() != self.server.port()).then_some(other.port());
+        let at = |ip: IpAddr, port: u16| self.translate(SocketAddr::new(ip, port));
+        self.places = [
+            Some(self.via),
+            port.map(|port| at(self.server.ip(), port)),
+            ip.map(|ip| at(ip, self.server.port())),
+            ip.zip(port).map(|(ip, port)| at(ip, port)),
+        ];
+    }
+
+    /// An IPv4 address as it is reached from here: through the server's own translator, if there is one.
+    fn translate(&self, addr: SocketAddr) -> SocketAddr {
+        match (self.via.ip(), addr.ip()) {
+            (IpAddr::V6(via), IpAddr::V4(ip)) => {
+                // RFC 6052 section 2.2 with a prefix of 96 bits.
+                let mut octets = via.octets();
+                if let Some(tail) = octets.get_mut(12..) {
+                    tail.copy_from_slice(&ip.octets());
+                }
+                SocketAddr::new(Ipv6Addr::from(octets).into(), addr.port())
+            }
+            _ => addr,
+        }
+    }
+
+    /// Are all places asked that there are?
+    pub(super) fn is_mapped(&self) -> bool {
+        !self.seen.iter().any(|outcome| outcome.is_open())
+    }
+
+    /// Is a question about the filter under way?
+    pub(super) fn is_filter_open(&self) -> bool {
+        [self.control, self.filter_both, self.filter_port]
+            .into_iter()
+            .any(Outcome::is_open)
+    }
+
+    /// Do these two places see different endpoints? `None` if one of them saw nothing.
+    fn differ(&self, a: Place, b: Place) -> Option<bool> {
+        Some(self.seen_at(a).answered()? != self.seen_at(b).answered()?)
+    }
+
+    pub(super) fn port_dependent(&self) -> Fact<bool> {
+        use Place::{Main, OtherAddress, OtherBoth, OtherPort};
+        match (self.differ(Main, OtherPort), self.differ(OtherAddress, OtherBoth)) {
+            (Some(true), _) | (_, Some(true)) => Fact::Known(true),
+            (Some(false), _) | (_, Some(false)) => Fact::Known(false),
+            // Equal where address and port differ: neither matters.
+            (None, None) if self.differ(Main, OtherBoth) == Some(false) => Fact::Known(false),
+            (None, None) => Fact::NotTestable(self.lacking(OtherPort, Obstacle::NoOtherAddress)),
+        }
+    }
+
+    pub(super) fn mapping(&self) -> Fact<Mapping> {
+        use Place::{Main, OtherAddress, OtherBoth, OtherPort};
+        let by_port = self.port_dependent();
+        if by_port == Fact::Known(true) {
+            return Fact::Known(Mapping::AddressAndPortDependent);
+        }
+        let pairs = [
+            (Main, OtherAddress),
+            (Main, OtherBoth),
+            (OtherPort, OtherBoth),
+            (OtherPort, OtherAddress),
+        ];
+        let by_address = pairs.into_iter().find_map(|(a, b)| self.differ(a, b));
+        match (by_address, by_port) {
+            (Some(false), _) => Fact::Known(Mapping::EndpointIndependent),
+            (Some(true), Fact::Known(_)) => Fact::Known(Mapping::AddressDependent),
+            (Some(true), Fact::NotTestable(why)) => Fact::NotTestable(why),
+            (None, Fact::Known(_)) => Fact::NotTestable(self.lacking(OtherAddress, Obstacle::OneAddress)),
+            (None, Fact::NotTestable(_)) => {
+                Fact::NotTestable(self.lacking(OtherAddress, Obstacle::NoOtherAddress))
+            }
+        }
+    }
+
+    /// Why a comparison with that place was not possible.
+    fn lacking(&self, place: Place, absent: Obstacle) -> Obstacle {
+        match (self.place(place), self.seen_at(Place::Main)) {
+            (_, Outcome::Waiting | Outcome::Unasked) => Obstacle::NotReached,
+            (_, Outcome::Silent | Outcome::Refused) => Obstacle::NoAnswer,
+            (_, Outcome::NoSocket) => Obstacle::NoSocket,
+            (None, _) => absent,
+            (Some(_), _) if self.seen_at(place).is_open() => Obstacle::NotReached,
+            (Some(_), _) => Obstacle::OtherSilent,
+        }
+    }
+
+    /// Is the mapping the same for every place of the server that there is?
+    pub(super) fn is_stable(&self) -> bool {
+        match self.mapping() {
+            Fact::Known(mapping) => mapping == Mapping::EndpointIndependent,
+            Fact::NotTestable(_) => self.port_dependent() == Fact::Known(false),
+        }
+    }
+
+    /// Does silence from elsewhere mean that it was filtered?
+    fn silence_tells(&self) -> Result<(), Obstacle> {
+        match self.control {
+            Outcome::Answered(_) => Ok(()),
+            // With another port for every destination there is no place where nothing filters, so no control.
+            Outcome::Unasked if !self.is_stable() => Ok(()),
+            Outcome::Silent | Outcome::Refused | Outcome::NoSocket => Err(Obstacle::NotObeyed),
+            Outcome::Unasked | Outcome::Waiting => Err(Obstacle::NotReached),
+        }
+    }
+
+    pub(super) fn other_port_passes(&self) -> Fact<bool> {
+        match (self.filter_port, self.silence_tells()) {
+            (Outcome::Answered(_), _) => Fact::Known(true),
+            (Outcome::Silent, Ok(())) => Fact::Known(false),
+            (Outcome::Silent, Err(why)) => Fact::NotTestable(why),
+            (Outcome::Refused, _) => Fact::NotTestable(Obstacle::NotObeyed),
+            (Outcome::NoSocket, _) => Fact::NotTestable(Obstacle::NoSocket),
+            (Outcome::Waiting, _) => Fact::NotTestable(Obstacle::NotReached),
+            (Outcome::Unasked, _) => {
+                Fact::NotTestable(self.lacking(Place::OtherPort, Obstacle::NoOtherAddress))
+            }
+        }
+    }
+
+    pub(super) fn filtering(&self) -> Fact<Filtering> {
+        if matches!(self.filter_both, Outcome::Answered(_)) {
+            return Fact::Known(Filtering::EndpointIndependent);
+        }
+        let by_port = match self.other_port_passes() {
+            Fact::Known(passes) => passes,
+            Fact::NotTestable(why) => return Fact::NotTestable(why),
+        };
+        if !by_port {
+            return Fact::Known(Filtering::AddressAndPortDependent);
+        }
+        match (self.filter_both, self.silence_tells()) {
+            (Outcome::Silent, Ok(())) => Fact::Known(Filtering::AddressDependent),
+            (Outcome::Silent, Err(why)) => Fact::NotTestable(why),
+            (Outcome::Refused, _) => Fact::NotTestable(Obstacle::NotObeyed),
+            (Outcome::NoSocket, _) => Fact::NotTestable(Obstacle::NoSocket),
+            (Outcome::Waiting | Outcome::Answered(_), _) => Fact::NotTestable(Obstacle::NotReached),
+            (Outcome::Unasked, _) => Fact::NotTestable(self.lacking(Place::OtherBoth, Obstacle::OneAddress)),
+        }
+    }
+}
