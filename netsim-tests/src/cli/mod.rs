@@ -8,6 +8,7 @@ mod role;
 mod signals;
 mod size;
 mod soak;
+mod verify;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -27,6 +28,7 @@ enum Command {
     Demo(demo::DemoArgs),
     Kinds(kinds::KindsArgs),
     Soak(soak::SoakArgs),
+    Verify(verify::VerifyArgs),
     #[command(hide = true)]
     Role(role::RoleArgs),
 }
@@ -38,6 +40,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Kinds(args) => kinds::run(&args),
         Command::Soak(args) => soak::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Role(args) => role::run(args),
     }
 }

@@ -6,14 +6,13 @@
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
-use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
-use crate::fabric::{HostSpec, Lab, LabBuilder};
+use crate::fabric::{HostHandle, HostSpec, Lab, LabBuilder};
 use crate::nat::{Ipv6, NatSpec, PROXY, Side};
 use crate::netns::LabError;
 
@@ -187,7 +186,7 @@ pub(super) fn shortened(side: &Side) -> Side {
     }
 }
 
-impl Namespaces<'_> {
+impl<'a> Namespaces<'a> {
     /// What can be measured within seconds. The end of a table is looked for where it is near.
     #[must_use]
     pub fn behaviour(side: &Side) -> Depth {
@@ -227,13 +226,13 @@ impl Namespaces<'_> {
         }
     }
 
-    /// Starts a program on the host that is measured.
+    /// The host that is measured.
     ///
     /// # Errors
     ///
-    /// [`LabError::Spawn`].
-    pub(super) fn spawn(&self, command: Command) -> Result<Child, LabError> {
-        self.lab.host(&host_name(self.site, 0))?.spawn(command)
+    /// [`LabError::UnknownHost`] never: every site has it.
+    pub(super) fn subject(&self) -> Result<HostHandle<'a>, LabError> {
+        self.lab.host(&host_name(self.site, 0))
     }
 
     fn name(&self, place: Place) -> String {
