@@ -92,6 +92,18 @@ impl Yard {
         })
     }
 
+    /// How many sites it has.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.sites.len()
+    }
+
+    /// Has it no site at all?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sites.is_empty()
+    }
+
     /// The ground and the stage of a site.
     #[must_use]
     pub fn ground(&self, site: usize, world: World) -> (Namespaces<'_>, Stage) {
