@@ -230,7 +230,7 @@ mod tests {
         assert_eq!(
             expect(
                 &behind(std::slice::from_ref(&by_mapping)),
-                &behind(&[by_mapping.clone()])
+                &behind(std::slice::from_ref(&by_mapping))
             ),
             Expect::May
         );
@@ -244,7 +244,7 @@ mod tests {
             ..side("symmetric").nats[0].clone()
         };
         assert_eq!(
-            expect(&behind(&[pool.clone()]), &side("address-restricted")),
+            expect(&behind(std::slice::from_ref(&pool)), &side("address-restricted")),
             Expect::May
         );
         assert_eq!(expect(&behind(&[pool]), &side("full-cone")), Expect::Must);

@@ -75,6 +75,8 @@ struct Member {
     host: HostId,
     /// Index of its place.
     place: usize,
+    /// Its own, wherever it is: they need not be those of its place.
+    families: Families,
     alive: bool,
 }
 
@@ -122,12 +124,13 @@ impl Fleet {
             } else {
                 self.add_place()
             };
+            let families = if self.below(3) == 0 {
+                Families::BOTH
+            } else {
+                self.sites[place].side.families
+            };
             let spec = NodeSpec {
-                families: if self.below(3) == 0 {
-                    Families::BOTH
-                } else {
-                    self.sites[place].side.families
-                },
+                families,
                 port: u16::try_from(40_000 + index).unwrap_or(u16::MAX),
                 ..NodeSpec::default()
             };
@@ -135,6 +138,7 @@ impl Fleet {
             self.nodes.push(Member {
                 host,
                 place,
+                families,
                 alive: true,
             });
         }
@@ -348,8 +352,21 @@ impl Fleet {
     }
 
     fn must_be_direct(&self, (one, two): (usize, usize)) -> bool {
-        let [one, two] = [one, two].map(|index| self.nodes[index].place);
-        one == two || expect(&self.sites[one].side, &self.sites[two].side) == Expect::Must
+        let [one, two] = [one, two].map(|index| &self.nodes[index]);
+        let side = |member: &Member| Side {
+            families: member.families,
+            ..self.sites[member.place].side.clone()
+        };
+        let (a, b) = (side(one), side(two));
+        if one.place == two.place {
+            // Nothing is between hosts on one network.
+            let [a, b] = [a, b].map(|side| Side {
+                nats: Vec::new(),
+                ..side
+            });
+            return expect(&a, &b) == Expect::Must;
+        }
+        expect(&a, &b) == Expect::Must
     }
 
     fn late(&self, host: HostId, what: &str) -> Violation {

@@ -1,8 +1,8 @@
 //! A node of the world: the project's own [`Connector`], and around it what a node's driver does.
 //!
 //! The driver of this world holds the control connection, the table of paths, and application traffic on every link.
-//! It is fed datagrams, commands and wake-ups, and leaves what it wants sent in [`Node::take_outgoing`], what happened
-//! in [`Node::take_news`]. It opens no socket and decides nothing that the connector decides.
+//! It is fed datagrams, commands and wake-ups, and leaves what it wants sent and what happened, in its order, in
+//! [`Node::take_news`]. It opens no socket and decides nothing that the connector decides.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -32,9 +32,11 @@ pub(super) struct Outgoing {
     pub(super) bytes: Vec<u8>,
 }
 
-/// What the world's checks and its journal are to know.
+/// What the world has to carry out, and what its checks and its journal are to know.
 #[derive(Debug)]
 pub(super) enum News {
+    /// The node sends this.
+    Send(Outgoing),
     /// The connector said this.
     Event(Event),
     /// The server introduced this node.
@@ -77,7 +79,6 @@ pub(super) struct Node {
     channels: BTreeMap<ChannelId, LinkId>,
     sources: BTreeMap<(SocketId, SocketAddr), LinkId>,
     period: Option<Duration>,
-    outgoing: Vec<Outgoing>,
     news: Vec<News>,
 }
 
@@ -113,7 +114,6 @@ impl Node {
             channels: BTreeMap::new(),
             sources: BTreeMap::new(),
             period,
-            outgoing: Vec::new(),
             news: Vec::new(),
         }
     }
@@ -185,12 +185,7 @@ impl Node {
         }
     }
 
-    /// What the node wants sent since this was asked before.
-    pub(super) fn take_outgoing(&mut self) -> Vec<Outgoing> {
-        std::mem::take(&mut self.outgoing)
-    }
-
-    /// What happened since this was asked before.
+    /// What the node wants sent and what happened since this was asked before, in the order in which it came about.
     pub(super) fn take_news(&mut self) -> Vec<News> {
         std::mem::take(&mut self.news)
     }
@@ -297,12 +292,12 @@ impl Node {
             _ => return state.traffic.note_sent(None),
         };
         state.traffic.note_sent(Some(via));
-        self.outgoing.push(Outgoing {
+        self.news.push(News::Send(Outgoing {
             socket,
             to,
             ttl: None,
             bytes,
-        });
+        }));
     }
 
     /// Tells the connector what passed on the direct path, as a driver does once for every batch of datagrams.
@@ -360,12 +355,12 @@ impl Node {
     fn obey(&mut self, output: Output, now: Duration) {
         match output {
             Output::Control(message) => self.tell_server(&message),
-            Output::Transmit(transmit) => self.outgoing.push(Outgoing {
+            Output::Transmit(transmit) => self.news.push(News::Send(Outgoing {
                 socket: transmit.socket,
                 to: transmit.to,
                 ttl: transmit.ttl,
                 bytes: transmit.bytes,
-            }),
+            })),
             Output::Event(event) => {
                 self.apply(&event, now);
                 self.news.push(News::Event(event));
@@ -444,12 +439,12 @@ impl Node {
     fn flush(&mut self, now: Duration) {
         let (socket, to) = self.addresses.control();
         while let Some(bytes) = self.client.poll_transmit(now) {
-            self.outgoing.push(Outgoing {
+            self.news.push(News::Send(Outgoing {
                 socket,
                 to,
                 ttl: None,
                 bytes,
-            });
+            }));
         }
     }
 }

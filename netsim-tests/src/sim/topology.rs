@@ -361,3 +361,6 @@ fn spend(packet: &mut Packet, hops: u8) -> Result<(), Loss> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

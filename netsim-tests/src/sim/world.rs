@@ -280,13 +280,10 @@ impl World {
                 }
             }
             HostRole::Node(node) => {
-                let (news, outgoing, queued) = (node.take_news(), node.take_outgoing(), node.queued());
+                let (news, queued) = (node.take_news(), node.queued());
                 self.bounded(host, queued, false)?;
                 for news in news {
                     self.hear(host, news)?;
-                }
-                for outgoing in outgoing {
-                    self.node_sends(host, outgoing)?;
                 }
             }
             HostRole::Off => {}
@@ -306,6 +303,7 @@ impl World {
     fn hear(&mut self, host: HostId, news: News) -> Result<(), Violation> {
         let now = self.now;
         match news {
+            News::Send(outgoing) => self.node_sends(host, outgoing),
             News::Event(event) => {
                 let text = format!("{event:?}");
                 self.journal.record(now, mark::SAY, host.0, text.as_bytes(), || {

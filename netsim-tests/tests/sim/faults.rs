@@ -228,6 +228,34 @@ fn a_node_that_moves_to_another_network_has_traffic_again() {
 }
 
 #[test]
+fn a_link_that_fails_one_way_lets_the_other_way_through_and_heals() {
+    let mut stage = stage("port-restricted", "port-restricted", 15);
+    stage.connect_directly();
+    stage.world.set_links(stage.sites[1], blackout(), clear());
+    stage.pass(SECOND);
+    let (to_a, to_b) = stage.arrivals(3 * SECOND);
+    assert!(to_a == 0 && to_b >= 29, "{to_a} and {to_b} of 30");
+    stage.pass(40 * SECOND);
+    stage.weather(1, clear());
+    stage.pass(60 * SECOND);
+    assert!(stage.world.is_direct(stage.a, stage.b), "{:?}", stage.paths());
+    let (to_a, to_b) = stage.arrivals(5 * SECOND);
+    assert!(to_a >= 49 && to_b >= 49, "{to_a} and {to_b} of 50");
+}
+
+#[test]
+fn corrupted_datagrams_are_as_good_as_lost_and_cost_no_path() {
+    let mut stage = stage("port-restricted", "port-restricted", 16);
+    stage.weather(1, clear().with_corruption(0.2));
+    stage.connect_directly();
+    let (to_a, to_b) = stage.arrivals(60 * SECOND);
+    // One in five of 600 pings is bent on the way down, and one in five of the answers on the way up.
+    assert!((440..=520).contains(&to_b), "{to_b} of 600");
+    assert!((330..=440).contains(&to_a), "{to_a} of 600");
+    assert!(stage.world.is_direct(stage.a, stage.b), "{:?}", stage.paths());
+}
+
+#[test]
 fn a_peer_that_vanished_is_given_up() {
     let mut stage = stage("port-restricted", "port-restricted", 12);
     stage.connect_directly();

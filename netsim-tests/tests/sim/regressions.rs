@@ -13,3 +13,11 @@ fn a_recorded_probe_from_a_forged_source_is_not_worth_a_schedule_of_probes() {
     let attempt = attempt("full-cone", "open", Weather::STORM, 90).with_stranger(Mischief::Replay);
     attempt.run().unwrap_or_else(|failure| panic!("{failure}"));
 }
+
+/// Two introductions came in one datagram; the probe of the first was counted as one of the second.
+#[test]
+fn two_introductions_at_one_moment_have_a_budget_each() {
+    let attempt = attempt("port-block", "symmetric-preserve-first", Weather::STORM, 7026)
+        .with_stranger(Mischief::Replay);
+    attempt.run().unwrap_or_else(|failure| panic!("{failure}"));
+}

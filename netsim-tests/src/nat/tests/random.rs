@@ -190,6 +190,39 @@ fn check_sent(nat: &NatBox, sent: &mut Sent, now: Instant) {
     }
 }
 
+/// A packet from inside, and the answer to it.
+fn send_out(nat: &mut NatBox, flow: Flow, sent: &mut Sent, now: Instant) -> Verdict {
+    let verdict = nat.outbound(flow, now);
+    if let Verdict::Forward(out) = verdict {
+        check_source(nat, flow.src, out.src, out.dst);
+        if !out.dst.is_ipv6() {
+            sent.insert((flow.proto, flow.src, flow.dst), (out.src, now));
+        }
+        // With a life of nothing there is no time to answer.
+        if flow.proto != Proto::Udp || !nat.spec().unreplied_timeout.is_zero() {
+            check_answer(nat, flow, out, now);
+        }
+    }
+    verdict
+}
+
+/// Where a packet from outside may go: to a mapping, or to any port of an address that may be the box's.
+fn target(dice: &mut Dice, sent: &Sent) -> SocketAddr {
+    let any = SocketAddr::new(Ipv4Addr::from(u32::from(W) + dice.below(3)).into(), dice.port());
+    let known = sent.values().nth(dice.below(8) as usize);
+    known.map_or(any, |(external, _)| *external)
+}
+
+/// ICMP errors about a packet, real or made up.
+fn send_errors(nat: &mut NatBox, quoted: Flow, now: Instant) {
+    let before = nat.stats().sessions;
+    let about = (nat.inbound_error(quoted, now), nat.outbound_error(quoted, now));
+    assert!(
+        nat.stats().sessions <= before,
+        "an error made a session: {about:?}"
+    );
+}
+
 fn play(seed: u64) -> Vec<Verdict> {
     let mut dice = Dice(ChaCha8Rng::seed_from_u64(seed));
     let mut nat = NatBox::new(dice.spec(), W, seed);
@@ -207,53 +240,17 @@ fn play(seed: u64) -> Vec<Verdict> {
         let src = dice.host();
         let dst = dice.remote(src);
         let flow = Flow { proto, src, dst };
-        let verdict = match dice.below(8) {
-            0..4 => {
-                let verdict = nat.outbound(flow, now);
-                if let Verdict::Forward(out) = verdict {
-                    check_source(&nat, src, out.src, out.dst);
-                    if !out.dst.is_ipv6() {
-                        sent.insert((proto, src, dst), (out.src, now));
-                    }
-                    // With a life of nothing there is no time to answer.
-                    if proto != Proto::Udp || !nat.spec().unreplied_timeout.is_zero() {
-                        check_answer(&mut nat, flow, out, now);
-                    }
-                }
-                verdict
-            }
+        match dice.below(8) {
+            0..4 => verdicts.push(send_out(&mut nat, flow, &mut sent, now)),
             4..7 => {
-                let remote = dice.remote(at("10.0.0.1:1"));
-                let target =
-                    SocketAddr::new(Ipv4Addr::from(u32::from(W) + dice.below(3)).into(), dice.port());
-                let known = sent
-                    .values()
-                    .nth(dice.below(8) as usize)
-                    .map(|(external, _)| *external);
-                nat.inbound(
-                    Flow {
-                        proto,
-                        src: remote,
-                        dst: known.unwrap_or(target),
-                    },
-                    now,
-                )
+                let src = dice.remote(at("10.0.0.1:1"));
+                let dst = target(&mut dice, &sent);
+                verdicts.push(nat.inbound(Flow { proto, src, dst }, now));
             }
-            _ => {
-                let before = nat.stats().sessions;
-                let about = nat
-                    .inbound_error(flow, now)
-                    .or_else(|| nat.outbound_error(flow, now));
-                assert!(
-                    nat.stats().sessions <= before,
-                    "an error made a session for {about:?}"
-                );
-                continue;
-            }
-        };
+            _ => send_errors(&mut nat, flow, now),
+        }
         check_box(&nat);
         check_sent(&nat, &mut sent, now);
-        verdicts.push(verdict);
     }
     nat.tables.expire(now + FOREVER);
     check_box(&nat);
