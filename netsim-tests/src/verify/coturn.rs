@@ -53,15 +53,16 @@ pub fn has_coturn() -> bool {
     !run.is_err_and(|error| error.kind() == ErrorKind::NotFound)
 }
 
-/// Lets the program measure mapping and filter over IPv4. `None` where that cannot be: no IPv4, UDP blocked.
-pub(super) fn opinion(
-    ground: &mut Namespaces<'_>,
-    stage: &Stage,
-    measured: &Facts,
-) -> Result<Option<Second>, VerifyError> {
-    let view = stage.views().into_iter().find(|view| view.path == Path::V4);
-    let reach = measured.get(Path::V4, Property::Reach);
-    let Some(view) = view.filter(|_| reach != Some(Value::Reach(Reach::Blocked))) else {
+/// Its words for mapping and filter, ours as it were; `None` where it said nothing of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Words {
+    mapping: Option<&'static str>,
+    filtering: Option<&'static str>,
+}
+
+/// Lets the program measure mapping and filter over IPv4. `None` where there is no IPv4.
+pub(super) fn opinion(ground: &mut Namespaces<'_>, stage: &Stage) -> Result<Option<Words>, VerifyError> {
+    let Some(view) = stage.views().into_iter().find(|view| view.path == Path::V4) else {
         return Ok(None);
     };
     let host = ground.subject()?;
@@ -78,7 +79,10 @@ pub(super) fn opinion(
         program: PROGRAM.to_owned(),
         source,
     })?;
-    Ok(Some(judge(&text, measured)))
+    Ok(Some(Words {
+        mapping: mapping(&text),
+        filtering: says(&text, &FILTERS),
+    }))
 }
 
 fn command(server: SocketAddr) -> Command {
@@ -117,27 +121,32 @@ fn end(child: &mut Child) {
     let _reaped = child.wait();
 }
 
-/// Its words for mapping and filter, and where they contradict ours.
-fn judge(text: &str, measured: &Facts) -> Second {
-    let mut second = Second::default();
-    let filtering = says(text, &FILTERS);
-    for (property, says) in [
-        (Property::Mapping, mapping(text)),
-        (Property::Filtering, filtering),
-    ] {
-        let ours = measured.get(Path::V4, property).map(|value| value.to_string());
-        let theirs = says.unwrap_or("nothing");
-        if !second.says.is_empty() {
-            second.says.push_str(", ");
+impl Words {
+    /// The opinion, and where it contradicts what was measured; `None` where no UDP gets out.
+    pub(super) fn judge(self, measured: &Facts) -> Option<Second> {
+        if measured.get(Path::V4, Property::Reach) == Some(Value::Reach(Reach::Blocked)) {
+            return None;
         }
-        second.says.push_str(theirs);
-        if ours.as_deref() != says {
-            let (word, ours) = (property.word(), ours.as_deref().unwrap_or("nothing"));
-            let contradiction = format!("coturn's client finds the {word} {theirs}, measured was {ours}");
-            second.contradictions.push(contradiction);
+        let mut second = Second::default();
+        let words = [
+            (Property::Mapping, self.mapping),
+            (Property::Filtering, self.filtering),
+        ];
+        for (property, says) in words {
+            let ours = measured.get(Path::V4, property).map(|value| value.to_string());
+            let theirs = says.unwrap_or("nothing");
+            if !second.says.is_empty() {
+                second.says.push_str(", ");
+            }
+            second.says.push_str(theirs);
+            if ours.as_deref() != says {
+                let (word, ours) = (property.word(), ours.as_deref().unwrap_or("nothing"));
+                let contradiction = format!("coturn's client finds the {word} {theirs}, measured was {ours}");
+                second.contradictions.push(contradiction);
+            }
         }
+        Some(second)
     }
-    second
 }
 
 /// Its word for the mapping, or what its three answers say where it asked otherwise than it thinks.

@@ -31,7 +31,7 @@ pub fn expected(side: &Side, stage: &Stage) -> Facts {
         Chain::new(Path::V6, &nats, stage).describe(&mut facts);
     }
     let translator = nats.iter().position(|nat| nat.ipv6 == Ipv6::Nat64);
-    if let (true, Some(translator)) = (side.families.v6, translator) {
+    if let (true, Some(translator)) = (stage.nat64, translator) {
         // What is inside of the translator passes it as a firewall; such chains are not told in full.
         if translator == 0 {
             Chain::new(Path::Nat64, &nats, stage).describe(&mut facts);

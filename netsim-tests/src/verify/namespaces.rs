@@ -107,10 +107,15 @@ impl Yard {
     /// The ground and the stage of a site.
     #[must_use]
     pub fn ground(&self, site: usize, world: World) -> (Namespaces<'_>, Stage) {
+        self.ground_at(site, site, world)
+    }
+
+    /// The same with the observer at the ports of number `slot`, for a site that several measure at the same time.
+    pub(super) fn ground_at(&self, site: usize, slot: usize, world: World) -> (Namespaces<'_>, Stage) {
         let side = &self.sites[site];
         let stage = Stage {
             servers: super::SERVERS.to_vec(),
-            ports: ports(site),
+            ports: ports(slot),
             strangers: super::STRANGERS.to_vec(),
             inside: (0..HOSTS).map(|host| addresses(site, side, host)).collect(),
             families: side.families,
@@ -175,9 +180,9 @@ fn addresses(site: usize, side: &Side, host: u8) -> Vec<IpAddr> {
     own.map(|(_, ip)| ip).collect()
 }
 
-/// Each site asks at ports of its own, since each has its own observer.
-fn ports(site: usize) -> [u16; 2] {
-    let first = super::PORTS[0].saturating_add(2 * u16::try_from(site).unwrap_or(0));
+/// Whoever measures has an observer of his own, at ports of its own.
+fn ports(slot: usize) -> [u16; 2] {
+    let first = super::PORTS[0].saturating_add(2 * u16::try_from(slot).unwrap_or(0));
     [first, first + 1]
 }
 
