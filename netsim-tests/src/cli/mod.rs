@@ -13,6 +13,7 @@ mod signals;
 mod size;
 mod soak;
 mod text;
+mod verify;
 mod within;
 
 use std::io::{self, Write};
@@ -44,6 +45,7 @@ enum Command {
     Keep(lab::KeepArgs),
     #[command(hide = true)]
     Within(within::WithinArgs),
+    Verify(verify::VerifyArgs),
     #[command(hide = true)]
     Role(role::RoleArgs),
 }
@@ -64,6 +66,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Down(args) => lab::down(&args),
         Command::Keep(args) => lab::keep(&args),
         Command::Within(args) => within::run(args),
+        Command::Verify(args) => verify::run(&args),
         Command::Role(args) => role::run(args),
     }
 }

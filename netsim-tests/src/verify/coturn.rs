@@ -1,6 +1,12 @@
 //! A second opinion: `turnutils_natdiscovery` of coturn asks our observer from the host that is measured.
+//!
+//! Its third question on mapping is to go to the second address and second port (RFC 5780 section 4.3), but it takes them
+//! from the second answer's OTHER-ADDRESS, which counts from where that answer came (section 7.4): it asks the first address
+//! at the second port, and calls an address-dependent mapping address and port dependent. What it saw is right, and the
+//! first and third answer, of one address, tell the two apart.
 
 use std::io::{ErrorKind, Read};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -47,43 +53,47 @@ pub fn has_coturn() -> bool {
     !run.is_err_and(|error| error.kind() == ErrorKind::NotFound)
 }
 
-/// Lets the program measure mapping and filter over IPv4. `None` where that cannot be: no IPv4, UDP blocked.
-pub(super) fn opinion(
-    ground: &mut Namespaces<'_>,
-    stage: &Stage,
-    measured: &Facts,
-) -> Result<Option<Second>, VerifyError> {
-    let view = stage.views().into_iter().find(|view| view.path == Path::V4);
-    let reach = measured.get(Path::V4, Property::Reach);
-    let Some(view) = view.filter(|_| reach != Some(Value::Reach(Reach::Blocked))) else {
+/// Its words for mapping and filter, ours as it were; `None` where it said nothing of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Words {
+    mapping: Option<&'static str>,
+    filtering: Option<&'static str>,
+}
+
+/// Lets the program measure mapping and filter over IPv4. `None` where there is no IPv4.
+pub(super) fn opinion(ground: &mut Namespaces<'_>, stage: &Stage) -> Result<Option<Words>, VerifyError> {
+    let Some(view) = stage.views().into_iter().find(|view| view.path == Path::V4) else {
         return Ok(None);
     };
+    let host = ground.subject()?;
+    let mut bench = Bench::new(ground, LOOK);
+    // The program asks each question once: whoever answers must be there first.
+    let sockets = bench.observe(&view)?;
+    let mut child = host.spawn(command(view.servers[0]))?;
+    if let Err(error) = serve(&mut bench, &mut child) {
+        end(&mut child);
+        return Err(error.into());
+    }
+    bench.close(sockets);
+    let text = output(&mut child).map_err(|source| LabError::Spawn {
+        program: PROGRAM.to_owned(),
+        source,
+    })?;
+    Ok(Some(Words {
+        mapping: mapping(&text),
+        filtering: says(&text, &FILTERS),
+    }))
+}
+
+fn command(server: SocketAddr) -> Command {
     let mut command = Command::new(PROGRAM);
-    let [server, ..] = view.servers;
     command
         .args(["-m", "-f", "-p", &server.port().to_string()])
         .arg(server.ip().to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
-    let mut child = ground.spawn(command)?;
-    let mut bench = Bench::new(ground, LOOK);
-    let answered = bench
-        .observe(&view)
-        .and_then(|sockets| serve(&mut bench, &mut child).map(|()| sockets));
-    let sockets = match answered {
-        Ok(sockets) => sockets,
-        Err(error) => {
-            end(&mut child);
-            return Err(error.into());
-        }
-    };
-    bench.close(sockets);
-    let text = output(&mut child).map_err(|source| LabError::Spawn {
-        program: PROGRAM.to_owned(),
-        source,
-    })?;
-    Ok(Some(judge(&text, measured)))
+    command
 }
 
 /// Answers until the program has ended, or has had its time.
@@ -111,35 +121,103 @@ fn end(child: &mut Child) {
     let _reaped = child.wait();
 }
 
-/// Its words for mapping and filter, and where they contradict ours.
-fn judge(text: &str, measured: &Facts) -> Second {
-    let mut second = Second::default();
-    let questions = [(Property::Mapping, MAPPINGS), (Property::Filtering, FILTERS)];
-    for (property, sentences) in questions {
-        let ours = measured.get(Path::V4, property).map(|value| value.to_string());
-        let says = says(text, &sentences);
-        let theirs = says.unwrap_or("nothing");
-        if !second.says.is_empty() {
-            second.says.push_str(", ");
+impl Words {
+    /// The opinion, and where it contradicts what was measured; `None` where no UDP gets out.
+    pub(super) fn judge(self, measured: &Facts) -> Option<Second> {
+        if measured.get(Path::V4, Property::Reach) == Some(Value::Reach(Reach::Blocked)) {
+            return None;
         }
-        second.says.push_str(theirs);
-        if ours.as_deref() != says {
-            let (word, ours) = (property.word(), ours.as_deref().unwrap_or("nothing"));
-            let contradiction = format!("coturn's client finds the {word} {theirs}, measured was {ours}");
-            second.contradictions.push(contradiction);
+        let mut second = Second::default();
+        let words = [
+            (Property::Mapping, self.mapping),
+            (Property::Filtering, self.filtering),
+        ];
+        for (property, says) in words {
+            let ours = measured.get(Path::V4, property).map(|value| value.to_string());
+            let theirs = says.unwrap_or("nothing");
+            if !second.says.is_empty() {
+                second.says.push_str(", ");
+            }
+            second.says.push_str(theirs);
+            if ours.as_deref() != says {
+                let (word, ours) = (property.word(), ours.as_deref().unwrap_or("nothing"));
+                let contradiction = format!("coturn's client finds the {word} {theirs}, measured was {ours}");
+                second.contradictions.push(contradiction);
+            }
         }
+        Some(second)
     }
-    second
 }
 
-/// Which of the sentences is in the text. One is the end of another, so that it is looked at what stands before.
+/// Its word for the mapping, or what its three answers say where it asked otherwise than it thinks.
+fn mapping(text: &str) -> Option<&'static str> {
+    let said = says(text, &MAPPINGS)?;
+    let seen = answers(text);
+    match (said, seen.as_slice()) {
+        ("APDM", [first, _, third, ..]) if first.0.ip() == third.0.ip() && first.1 == third.1 => Some("ADM"),
+        _ => Some(said),
+    }
+}
+
+/// Who answered, and as whom he saw the program's socket; in the order of the answers.
+fn answers(text: &str) -> Vec<(SocketAddr, SocketAddr)> {
+    let (mut origin, mut answers) = (None, Vec::new());
+    for line in text.lines() {
+        let address = |after: &str| {
+            let (_, rest) = line.split_once(after)?;
+            rest.trim_start_matches([':', ' ']).trim().parse().ok()
+        };
+        if let Some(from) = address("Response origin") {
+            origin = Some(from);
+        } else if let (Some(origin), Some(seen)) = (origin, address("UDP reflexive addr")) {
+            answers.push((origin, seen));
+        }
+    }
+    answers
+}
+
+/// Which of the sentences is in the text; the longest, since one contains another.
 fn says(text: &str, sentences: &[(&str, &'static str)]) -> Option<&'static str> {
-    let lines = text.lines().map(str::trim);
-    let mut words = lines.filter_map(|line| {
+    let mut words = text.lines().filter_map(|line| {
         let found = sentences.iter().filter(|(sentence, _)| line.contains(sentence));
         found
             .max_by_key(|(sentence, _)| sentence.len())
             .map(|(_, word)| *word)
     });
     words.next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "-= Mapping Behavior Discovery =-\n";
+
+    fn three(third: &str) -> String {
+        let answer = |origin, seen| {
+            format!(
+                "0: : IPv4. Response origin: : {origin}\n0: : IPv4. Other addr: : 5.5.5.2:3479\n\
+                 0: : IPv4. UDP reflexive addr: {seen}\n"
+            )
+        };
+        let first = answer("5.5.5.1:3478", "5.5.16.2:18708");
+        let second = answer("5.5.5.2:3478", "5.5.16.2:57052");
+        let third = answer("5.5.5.1:3479", third);
+        format!("{HEAD}{first}{second}{third}NAT with Address and Port Dependent Mapping!\n")
+    }
+
+    #[test]
+    fn an_address_dependent_mapping_is_told_by_what_the_program_saw() {
+        assert_eq!(mapping(&three("5.5.16.2:18708")), Some("ADM"));
+        assert_eq!(mapping(&three("5.5.16.2:18709")), Some("APDM"));
+    }
+
+    #[test]
+    fn a_sentence_within_another_is_not_taken_for_it() {
+        let text = "NAT with Address Dependent Filtering!\n";
+        assert_eq!(says(text, &FILTERS), Some("ADF"));
+        let text = "No NAT! (Endpoint Independent Mapping)\n";
+        assert_eq!(mapping(text), Some("EIM"));
+        assert_eq!(mapping("STUN receive timeout..\n"), None);
+    }
 }

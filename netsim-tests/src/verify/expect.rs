@@ -31,7 +31,7 @@ pub fn expected(side: &Side, stage: &Stage) -> Facts {
         Chain::new(Path::V6, &nats, stage).describe(&mut facts);
     }
     let translator = nats.iter().position(|nat| nat.ipv6 == Ipv6::Nat64);
-    if let (true, Some(translator)) = (side.families.v6, translator) {
+    if let (true, Some(translator)) = (stage.nat64, translator) {
         // What is inside of the translator passes it as a firewall; such chains are not told in full.
         if translator == 0 {
             Chain::new(Path::Nat64, &nats, stage).describe(&mut facts);
@@ -74,7 +74,7 @@ impl<'a> Chain<'a> {
             }
             self.unsolicited(mapping, filtering, &mut set);
         }
-        self.lifetimes(filtering, &mut set);
+        self.lifetimes(&mut set);
         if self.path != Path::V6 {
             self.translation(mapping, filtering, &mut set);
         }
@@ -185,30 +185,25 @@ impl<'a> Chain<'a> {
         }
     }
 
-    fn lifetimes(&self, filtering: Filtering, set: &mut impl FnMut(Property, Value)) {
-        let open = self.path == Path::V6 && filtering == Filtering::EndpointIndependent;
+    fn lifetimes(&self, set: &mut impl FnMut(Property, Value)) {
+        let remembers = |nat: &&&NatSpec| self.path != Path::V6 || nat.ipv6 != Ipv6::Open;
+        let stateful: Vec<&NatSpec> = self.nats.iter().filter(remembers).copied().collect();
         let shortest = |life: fn(&NatSpec) -> Option<Duration>| {
-            let lives = self.nats.iter().filter_map(|nat| life(nat));
-            let shortest = lives.filter(|_| !open).min();
+            let shortest = stateful.iter().filter_map(|nat| life(nat)).min();
             Value::Life(shortest.map_or(Life::Endless, Life::Exactly))
         };
-        set(
-            Property::Unreplied,
-            shortest(|nat| {
-                Some(
-                    nat.unreplied_timeout
-                        .min(nat.absolute_timeout.unwrap_or(Duration::MAX)),
-                )
-            }),
-        );
-        let absolute = self.nats.iter().any(|nat| nat.absolute_timeout.is_some());
-        if !absolute {
+        let unreplied = |nat: &NatSpec| {
+            let end = nat.absolute_timeout.unwrap_or(Duration::MAX);
+            Some(nat.unreplied_timeout.min(end))
+        };
+        set(Property::Unreplied, shortest(unreplied));
+        if stateful.iter().all(|nat| nat.absolute_timeout.is_none()) {
             // With an absolute end it depends on how old the flow was.
             set(Property::Stream, shortest(|nat| Some(nat.stream_timeout)));
         }
         set(Property::Absolute, shortest(|nat| nat.absolute_timeout));
-        if !open && !self.nats.is_empty() {
-            let refresh = self.nats.iter().all(|nat| nat.inbound_refresh);
+        if !stateful.is_empty() {
+            let refresh = stateful.iter().all(|nat| nat.inbound_refresh);
             set(Property::InboundRefresh, Value::Flag(refresh));
         }
     }

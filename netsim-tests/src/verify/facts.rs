@@ -222,7 +222,7 @@ pub enum Value {
 pub struct Facts(pub BTreeMap<(Path, Property), Value>);
 
 /// Two facts that contradict each other.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Disagreement {
     /// By which addresses.
     pub path: Path,
@@ -247,7 +247,7 @@ impl Facts {
     }
 
     /// In what the measurement contradicts this description. What the description leaves open agrees with anything; so does
-    /// what is [`Value::Unmeasured`].
+    /// what is [`Value::Unmeasured`]. Where not even [`Property::Reach`] is as described, that alone is told.
     #[must_use]
     pub fn disagreements(&self, measured: &Self) -> Vec<Disagreement> {
         let compare = |(key, described): (&(Path, Property), &Value)| {
@@ -260,20 +260,27 @@ impl Facts {
                 measured: found,
             })
         };
-        self.0.iter().filter_map(compare).collect()
+        let all: Vec<Disagreement> = self.0.iter().filter_map(compare).collect();
+        let unreached = |path| {
+            all.iter()
+                .any(|one| one.path == path && one.property == Property::Reach)
+        };
+        let told = |one: &&Disagreement| one.measured.is_some() || !unreached(one.path);
+        all.iter().filter(told).copied().collect()
     }
 
-    /// Leaves only what a measurement of nothing but timers can tell.
-    pub(super) fn retain_timers(&mut self) {
-        self.0.retain(|(_, property), _| {
-            matches!(
+    /// Leaves only what a measurement of nothing but timers on these paths can tell.
+    pub(super) fn retain_timers(&mut self, paths: &[Path]) {
+        self.0.retain(|(path, property), _| {
+            let timer = matches!(
                 property,
                 Property::Reach
                     | Property::Mapping
                     | Property::Unreplied
                     | Property::Stream
                     | Property::InboundRefresh
-            )
+            );
+            timer && paths.contains(path)
         });
     }
 

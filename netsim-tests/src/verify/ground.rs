@@ -157,6 +157,19 @@ impl Stage {
         there.filter_map(|(path, _)| self.view(path)).collect()
     }
 
+    /// The same stage as many times as it has views, each showing one of them.
+    pub(super) fn split(&self) -> Vec<Self> {
+        let one = |view: View| Self {
+            families: Families {
+                v4: view.path == Path::V4,
+                v6: view.path == Path::V6,
+            },
+            nat64: view.path == Path::Nat64,
+            ..self.clone()
+        };
+        self.views().into_iter().map(one).collect()
+    }
+
     fn view(&self, path: Path) -> Option<View> {
         let outside = |ip: &&IpAddr| ip.is_ipv4() == (path != Path::V6);
         let own = |ip: &&IpAddr| ip.is_ipv4() == (path == Path::V4);

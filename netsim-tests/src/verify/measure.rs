@@ -134,7 +134,7 @@ fn measure_path(scene: &mut Scene<'_>, depth: &Depth, facts: &mut Facts) -> Resu
             unsolicited::measure(scene, depth, (mapping, filtering), facts)?;
             icmp::measure(scene, facts)?;
         }
-        if path != Path::V6 {
+        if facts.get(path, Property::Translated) == Some(Value::Flag(true)) {
             neighbours::measure(scene, (mapping, filtering), facts)?;
         }
     }

@@ -6,14 +6,13 @@
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
-use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
-use crate::fabric::{HostSpec, Lab, LabBuilder};
+use crate::fabric::{HostHandle, HostSpec, Lab, LabBuilder};
 use crate::nat::{Ipv6, NatSpec, PROXY, Side};
 use crate::netns::LabError;
 
@@ -93,13 +92,30 @@ impl Yard {
         })
     }
 
+    /// How many sites it has.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.sites.len()
+    }
+
+    /// Has it no site at all?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sites.is_empty()
+    }
+
     /// The ground and the stage of a site.
     #[must_use]
     pub fn ground(&self, site: usize, world: World) -> (Namespaces<'_>, Stage) {
+        self.ground_at(site, site, world)
+    }
+
+    /// The same with the observer at the ports of number `slot`, for a site that several measure at the same time.
+    pub(super) fn ground_at(&self, site: usize, slot: usize, world: World) -> (Namespaces<'_>, Stage) {
         let side = &self.sites[site];
         let stage = Stage {
             servers: super::SERVERS.to_vec(),
-            ports: ports(site),
+            ports: ports(slot),
             strangers: super::STRANGERS.to_vec(),
             inside: (0..HOSTS).map(|host| addresses(site, side, host)).collect(),
             families: side.families,
@@ -164,9 +180,9 @@ fn addresses(site: usize, side: &Side, host: u8) -> Vec<IpAddr> {
     own.map(|(_, ip)| ip).collect()
 }
 
-/// Each site asks at ports of its own, since each has its own observer.
-fn ports(site: usize) -> [u16; 2] {
-    let first = super::PORTS[0].saturating_add(2 * u16::try_from(site).unwrap_or(0));
+/// Whoever measures has an observer of his own, at ports of its own.
+fn ports(slot: usize) -> [u16; 2] {
+    let first = super::PORTS[0].saturating_add(2 * u16::try_from(slot).unwrap_or(0));
     [first, first + 1]
 }
 
@@ -187,7 +203,7 @@ pub(super) fn shortened(side: &Side) -> Side {
     }
 }
 
-impl Namespaces<'_> {
+impl<'a> Namespaces<'a> {
     /// What can be measured within seconds. The end of a table is looked for where it is near.
     #[must_use]
     pub fn behaviour(side: &Side) -> Depth {
@@ -227,13 +243,13 @@ impl Namespaces<'_> {
         }
     }
 
-    /// Starts a program on the host that is measured.
+    /// The host that is measured.
     ///
     /// # Errors
     ///
-    /// [`LabError::Spawn`].
-    pub(super) fn spawn(&self, command: Command) -> Result<Child, LabError> {
-        self.lab.host(&host_name(self.site, 0))?.spawn(command)
+    /// [`LabError::UnknownHost`] never: every site has it.
+    pub(super) fn subject(&self) -> Result<HostHandle<'a>, LabError> {
+        self.lab.host(&host_name(self.site, 0))
     }
 
     fn name(&self, place: Place) -> String {

@@ -11,11 +11,9 @@ const BATCH: usize = 50;
 pub(super) fn measure(scene: &mut Scene<'_>, depth: &Depth, facts: &mut Facts) -> Result<(), GroundError> {
     let path = scene.view.path;
     let Some(limit) = depth.table else {
-        facts.set(
-            path,
-            Property::Table,
-            Value::Unmeasured("it takes too many sockets"),
-        );
+        for property in [Property::Table, Property::TableRecovers] {
+            facts.set(path, property, Value::Unmeasured("it takes too many sockets"));
+        }
         return Ok(());
     };
     scene.bench.ground().reboot()?;

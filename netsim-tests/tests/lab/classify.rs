@@ -2,39 +2,230 @@
 //! RFC 5780 does it, and held against its description.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use knothole_netsim::fabric::HostSpec;
-use knothole_netsim::nat::{UdpPolicy, kinds};
-use knothole_netsim::verify::{World, has_coturn, verify_in_memory, verify_in_namespaces};
+use knothole_netsim::nat::{
+    Families, Hairpin, InputPolicy, NatKind, NatSpec, Refusal, Side, UdpPolicy, kinds,
+};
+use knothole_netsim::verify::{
+    Capacity, Depth, Facts, HairpinSeen, Life, Namespaces, Path, Property, Reach, Report, Value, World, Yard,
+    has_coturn, measure, verify_in_namespaces,
+};
 
 use crate::support::*;
 
 const PORTS: [u16; 2] = [3478, 3479];
+
+/// Every kind, measured once for all tests that look at the result.
+fn reports(world: World) -> &'static [Report] {
+    static REPORTS: OnceLock<Vec<Report>> = OnceLock::new();
+    REPORTS.get_or_init(|| {
+        let _quiet = quiet();
+        let all: Vec<&'static NatKind> = kinds().iter().collect();
+        let mut reports = Vec::new();
+        verify_in_namespaces(&all, world, has_coturn(), |report| reports.push(report)).unwrap();
+        reports
+    })
+}
 
 #[test]
 fn every_kind_measures_between_namespaces_as_what_it_is_described() {
     if !possible() {
         return;
     }
-    let _quiet = quiet();
-    let began = std::time::Instant::now();
-    let all: Vec<_> = kinds().iter().collect();
-    let mut wrong = Vec::new();
-    verify_in_namespaces(&all, World::Netns, has_coturn(), |report| {
-        println!(
-            "{:?} {} {} {:?}",
-            began.elapsed(),
-            report.kind.name,
-            serde_json::to_string(&report.measured).unwrap(),
-            report.second
-        );
+    let reports = reports(World::Netns);
+    let words = reports.iter().flat_map(|report| {
         let name = report.kind.name;
-        wrong.extend(report.disagreements.iter().map(|one| format!("{name}: {one}")));
-        let second = report.second.into_iter().flat_map(|second| second.contradictions);
-        wrong.extend(second.map(|one| format!("{name}: {one}")));
+        report
+            .disagreements
+            .iter()
+            .map(move |one| format!("{name}: {one}"))
+    });
+    let words: Vec<String> = words.collect();
+    assert!(words.is_empty(), "{}", words.join("\n"));
+    assert_eq!(reports.len(), kinds().len());
+}
+
+#[test]
+fn coturns_client_finds_the_same_behind_every_kind_that_lets_it_out() {
+    if !possible() || !installed("turnutils_natdiscovery", has_coturn()) {
+        return;
+    }
+    for report in reports(World::Netns) {
+        let reach = report.measured.get(Path::V4, Property::Reach);
+        let out = !matches!(reach, None | Some(Value::Reach(Reach::Blocked)));
+        let second = report.second.as_ref();
+        assert_eq!(second.is_some(), out, "{}", report.kind.name);
+        let contradictions = second.map(|second| second.contradictions.as_slice());
+        assert_eq!(
+            contradictions.unwrap_or_default(),
+            [""; 0],
+            "{}",
+            report.kind.name
+        );
+    }
+}
+
+/// Measures these NATs at the same time in one lab, each before hosts with IPv4.
+fn measured(specs: Vec<NatSpec>, depth: &Depth) -> Vec<Facts> {
+    let side = |spec| Side {
+        nats: vec![spec],
+        families: Families::V4,
+    };
+    let _quiet = quiet();
+    let yard = Yard::build(specs.into_iter().map(side).collect(), World::Netns).unwrap();
+    let one = |site| {
+        let (mut ground, stage) = yard.ground(site, World::Netns);
+        measure(&mut ground, &stage, depth).unwrap()
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..yard.len())
+            .map(|site| scope.spawn(move || one(site)))
+            .collect();
+        let joined = threads.into_iter().map(|thread| thread.join().unwrap());
+        joined.collect()
     })
-    .unwrap();
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn behaviour() -> Depth {
+    Namespaces::behaviour(&Side {
+        nats: Vec::new(),
+        families: Families::V4,
+    })
+}
+
+#[test]
+fn two_hosts_on_one_port_stay_apart_and_neighbours_meet_as_hairpinning_says() {
+    if !possible() {
+        return;
+    }
+    let triple = [
+        (Hairpin::Off, HairpinSeen::Nobody),
+        (Hairpin::Internal, HairpinSeen::Inside),
+        (Hairpin::External, HairpinSeen::External),
+    ];
+    let specs = triple.map(|(hairpin, _)| NatSpec {
+        hairpin,
+        ..NatSpec::default()
+    });
+    let found = measured(specs.to_vec(), &behaviour());
+    for (facts, (hairpin, seen)) in found.iter().zip(triple) {
+        let get = |property| facts.get(Path::V4, property);
+        assert_eq!(get(Property::Hairpin), Some(Value::Hairpin(seen)), "{hairpin:?}");
+        assert_eq!(get(Property::Overloads), Some(Value::Flag(false)));
+    }
+}
+
+#[test]
+fn a_packet_that_comes_too_early_costs_the_port_always_or_never() {
+    if !possible() {
+        return;
+    }
+    let inputs = [
+        (InputPolicy::AcceptConntrackClash, 100),
+        (InputPolicy::Drop, 0),
+        (InputPolicy::Reject(Refusal::PortUnreachable), 0),
+    ];
+    let specs = inputs.map(|(input, _)| NatSpec {
+        input,
+        ..NatSpec::default()
+    });
+    let depth = behaviour();
+    assert!(depth.clashes >= 20, "trials");
+    for (facts, (input, share)) in measured(specs.to_vec(), &depth).iter().zip(inputs) {
+        let clashes = facts.get(Path::V4, Property::Clashes);
+        assert_eq!(clashes, Some(Value::Percent(share)), "{input:?}");
+    }
+}
+
+#[test]
+fn mappings_end_when_their_timers_say_and_not_before() {
+    if !possible() {
+        return;
+    }
+    let (unreplied, stream) = (Duration::from_millis(1_100), Duration::from_millis(2_300));
+    let specs = [true, false].map(|inbound_refresh| NatSpec {
+        unreplied_timeout: unreplied,
+        stream_timeout: stream,
+        inbound_refresh,
+        ..NatSpec::default()
+    });
+    let found = measured(specs.to_vec(), &Namespaces::timers());
+    for (facts, refresh) in found.iter().zip([true, false]) {
+        let get = |property| facts.get(Path::V4, property).unwrap();
+        for (property, life) in [(Property::Unreplied, unreplied), (Property::Stream, stream)] {
+            let described = Value::Life(Life::Exactly(life));
+            let seen = get(property);
+            assert!(matches!(seen, Value::Life(Life::Between(..))), "{seen}");
+            assert!(described.agrees(seen), "{}: {described}, {seen}", property.word());
+        }
+        assert_eq!(get(Property::InboundRefresh), Value::Flag(refresh));
+    }
+}
+
+#[test]
+fn a_full_table_refuses_keeps_what_it_has_and_recovers_when_mappings_end() {
+    if !possible() {
+        return;
+    }
+    let spec = NatSpec {
+        table_size: 12,
+        unreplied_timeout: Duration::from_secs(3),
+        ..NatSpec::default()
+    };
+    let depth = Depth {
+        lifetimes: None,
+        table: Some(30),
+        recovery: Some(Duration::from_millis(3_500)),
+        ..Namespaces::timers()
+    };
+    let found = measured(vec![spec], &depth);
+    let get = |property| found[0].get(Path::V4, property);
+    assert_eq!(get(Property::Table), Some(Value::Capacity(Capacity::Exactly(12))));
+    assert_eq!(get(Property::TableRecovers), Some(Value::Flag(true)));
+}
+
+#[test]
+fn what_icmp_says_of_packets_never_ends_a_mapping() {
+    if !possible() {
+        return;
+    }
+    let symmetric = NatSpec {
+        mapping: knothole_netsim::nat::Mapping::AddressAndPortDependent,
+        ..NatSpec::default()
+    };
+    for facts in measured(vec![NatSpec::default(), symmetric], &behaviour()) {
+        let outlives = facts.get(Path::V4, Property::OutlivesIcmp);
+        assert_eq!(outlives, Some(Value::Flag(true)));
+    }
+}
+
+#[test]
+fn a_wrong_description_is_caught_between_namespaces() {
+    if !possible() {
+        return;
+    }
+    let described = |name: &str| {
+        let side = knothole_netsim::nat::kind(name).unwrap().side(&[]);
+        let yard = Yard::build(vec![side.clone()], World::Netns).unwrap();
+        let (mut ground, stage) = yard.ground(0, World::Netns);
+        let facts = measure(&mut ground, &stage, &behaviour()).unwrap();
+        (facts, knothole_netsim::verify::expected(&side, &stage))
+    };
+    let _quiet = quiet();
+    let ((symmetric, own), (_, other)) = (described("symmetric"), described("port-restricted"));
+    assert_eq!(own.disagreements(&symmetric), []);
+    let wrong: Vec<Property> = other
+        .disagreements(&symmetric)
+        .iter()
+        .map(|one| one.property)
+        .collect();
+    assert!(
+        wrong.contains(&Property::Mapping) && wrong.contains(&Property::Ports),
+        "{wrong:?}"
+    );
 }
 
 #[test]

@@ -9,7 +9,7 @@ use knothole_netsim::fabric::{HostSpec, Lab, LabBuilder};
 use knothole_netsim::nat::{NatSpec, kind};
 use knothole_netsim::netns;
 
-/// The two addresses of the observer and the address of a host that nobody has sent to.
+/// The two addresses of the server.
 pub(crate) const SERVERS: [Ipv4Addr; 2] = [Ipv4Addr::new(5, 5, 5, 1), Ipv4Addr::new(5, 5, 5, 2)];
 pub(crate) const STRANGER: Ipv4Addr = Ipv4Addr::new(5, 5, 6, 1);
 pub(crate) const LAN_A: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 10);
@@ -48,6 +48,18 @@ pub(crate) fn kernel_possible() -> bool {
     );
     println!("skipped: {reason}");
     false
+}
+
+/// Is this program installed? Says so if not.
+pub(crate) fn installed(program: &str, is: bool) -> bool {
+    if !is {
+        assert!(
+            std::env::var("CI").as_deref() != Ok("true"),
+            "{program} must be installed here"
+        );
+        println!("skipped: {program} is not installed");
+    }
+    is
 }
 
 /// Taken by tests that measure time, and by those that load the machine, so that they do not measure each other.
