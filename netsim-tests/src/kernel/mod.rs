@@ -37,6 +37,7 @@ mod ports;
 mod router;
 mod rules;
 mod service;
+mod side;
 mod six;
 mod table;
 

@@ -1,16 +1,11 @@
 //! The IPv4 rules of a NAT: what is mapped, who may come in, what is remembered. Text only; see [the module](super) for
 //! how it works.
-//!
-//! Of a flow that connection tracking follows, the side that opened it is `original` and the other `reply`. What came
-//! from inside first has its inside endpoint as the original source and its external one as the reply's destination; what
-//! came from outside first the other way round. [`Side`] names the two.
 
-use crate::nat::{
-    FilterScope, Filtering, Hairpin, InputPolicy, Mapping, NatSpec, Pooling, PortAllocation, Refusal,
-};
+use crate::nat::{Filtering, Hairpin, InputPolicy, Mapping, NatSpec, Pooling, PortAllocation, Refusal};
 
 use super::form::Place;
 use super::ports::{allocation, inside_v4, paired, take, used};
+use super::side::{Peers, Side};
 use super::table::{Chain, Table, listed, time};
 
 /// Packets to it move the counter of ports and go nowhere: IPv4's dummy address (RFC 7600 section 4.8).
@@ -23,124 +18,6 @@ const BACK: &str = "iifname \"lan0\" oifname \"lan0\" ct status dnat";
 
 /// Who is barred: sender and receiver of an unsolicited packet.
 const BARRED: &str = "inet_proto . ipv4_addr . inet_service . ipv4_addr . inet_service";
-
-/// Which end of a flow is the inside one.
-#[derive(Clone, Copy, Debug)]
-enum Side {
-    Original,
-    Reply,
-}
-
-impl Side {
-    const BOTH: [Self; 2] = [Self::Original, Self::Reply];
-
-    fn word(self) -> &'static str {
-        match self {
-            Self::Original => "original",
-            Self::Reply => "reply",
-        }
-    }
-
-    fn other(self) -> Self {
-        match self {
-            Self::Original => Self::Reply,
-            Self::Reply => Self::Original,
-        }
-    }
-
-    /// The inside endpoint.
-    fn inside(self) -> String {
-        format!("ct {0} ip saddr . ct {0} proto-src", self.word())
-    }
-
-    fn inside_address(self) -> String {
-        format!("ct {} ip saddr", self.word())
-    }
-
-    /// The external endpoint that stands for it.
-    fn external(self) -> String {
-        format!("ct {0} ip daddr . ct {0} proto-dst", self.other().word())
-    }
-
-    fn external_port(self) -> String {
-        format!("ct {} proto-dst", self.other().word())
-    }
-
-    fn external_address(self) -> String {
-        format!("ct {} ip daddr", self.other().word())
-    }
-
-    /// Whom it talks to.
-    fn remote_address(self) -> String {
-        format!("ct {} ip daddr", self.word())
-    }
-
-    fn remote_port(self) -> String {
-        format!("ct {} proto-dst", self.word())
-    }
-}
-
-/// What the filter has to know of those whom an inside endpoint has sent to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Peers {
-    /// All mappings of an inside endpoint together; otherwise each external endpoint by itself.
-    by_inside: bool,
-    /// Address and port, not the address alone.
-    with_port: bool,
-}
-
-impl Peers {
-    /// `None`: anyone may send, or connection tracking knows by itself.
-    fn of(spec: &NatSpec) -> Option<Self> {
-        let by_inside =
-            spec.filter_scope == FilterScope::Endpoint && spec.mapping != Mapping::EndpointIndependent;
-        let turns = spec.hairpin != Hairpin::Off;
-        match spec.filtering {
-            Filtering::EndpointIndependent => None,
-            Filtering::AddressDependent => Some(Self {
-                by_inside,
-                with_port: false,
-            }),
-            Filtering::AddressAndPortDependent => (by_inside || turns).then_some(Self {
-                by_inside,
-                with_port: true,
-            }),
-        }
-    }
-
-    /// The type of their set.
-    fn key_type(self) -> &'static str {
-        if self.with_port {
-            "ipv4_addr . inet_service . ipv4_addr . inet_service"
-        } else {
-            "ipv4_addr . inet_service . ipv4_addr"
-        }
-    }
-
-    /// The element for the inside end of a flow and its remote one.
-    fn key(self, side: Side) -> String {
-        let own = if self.by_inside {
-            side.inside()
-        } else {
-            side.external()
-        };
-        let port = if self.with_port {
-            format!(" . {}", side.remote_port())
-        } else {
-            String::new()
-        };
-        format!("{own} . {}{port}", side.remote_address())
-    }
-
-    /// The element that an inbound packet asks for, by its present addresses.
-    fn inbound(self) -> &'static str {
-        if self.with_port {
-            "ip daddr . udp dport . ip saddr . udp sport"
-        } else {
-            "ip daddr . udp dport . ip saddr"
-        }
-    }
-}
 
 /// Which maps and sets this NAT needs.
 struct Needs {

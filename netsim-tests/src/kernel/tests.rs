@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::kernel::NoKernelForm;
-use crate::nat::{Ipv6, UdpPolicy, kind};
+use crate::nat::{FilterScope, Ipv6, UdpPolicy, kind};
 
 fn place() -> Place {
     Place {
