@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::say;
 use knothole_netsim::nat::{NatKind, kinds};
-use knothole_netsim::netns::{self, LabError};
+use knothole_netsim::netns;
 use knothole_netsim::verify::{
     Path, Property, Report, Value, World, has_coturn, verify_in_memory, verify_in_namespaces,
 };
@@ -28,9 +28,9 @@ pub(crate) struct VerifyArgs {
     /// In memory or between network namespaces; both unless said, as far as this machine allows
     #[arg(long, value_enum)]
     world: Option<Where>,
-    /// Who plays the NATs between namespaces
-    #[arg(long, value_enum, default_value_t = Player::Model)]
-    nat: Player,
+    /// Who plays the NATs between namespaces; both unless said, as far as this machine allows
+    #[arg(long, value_enum)]
+    nat: Option<Player>,
     /// Between namespaces: ask coturn's client for a second opinion, if it is installed
     #[arg(long, value_enum, default_value_t = Switch::Auto)]
     coturn: Switch,
@@ -51,6 +51,8 @@ enum Where {
 enum Player {
     /// The lab's own NAT
     Model,
+    /// Rules in the kernel; needs the program nft
+    Kernel,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -63,21 +65,17 @@ enum Switch {
 
 /// Measures, and says what came of it.
 pub(crate) fn run(args: &VerifyArgs) -> ExitCode {
-    let wanted = |place| args.world.is_none_or(|world| world == place);
-    let lab = wanted(Where::Netns).then(|| netns::become_lab_root().and_then(|()| netns::probe()));
-    let world = args.nat.world();
-    match &lab {
-        Some(Err(error)) if args.world == Some(Where::Netns) => return no_lab(error, args.json),
-        Some(Err(error)) => eprintln!("{} is left out: {error}", world.word()),
-        Some(Ok(_)) | None => {}
-    }
+    let players = match players(args) {
+        Ok(players) => players,
+        Err(missing) => return no_lab(&missing, args.json),
+    };
     let chosen: Vec<&'static NatKind> = if args.kinds.is_empty() {
         kinds().iter().collect()
     } else {
         args.kinds.clone()
     };
     let mut paper = Paper::new(args.json);
-    if wanted(Where::Sim) {
+    if args.world != Some(Where::Netns) {
         for kind in &chosen {
             match verify_in_memory(kind) {
                 Ok(report) => paper.add(report),
@@ -85,27 +83,53 @@ pub(crate) fn run(args: &VerifyArgs) -> ExitCode {
             }
         }
     }
-    if let Some(Ok(_)) = lab {
-        let second = args.coturn == Switch::Auto && has_coturn();
-        if let Err(error) = verify_in_namespaces(&chosen, world, second, |report| paper.add(report)) {
+    let second = args.coturn == Switch::Auto && has_coturn();
+    for player in players {
+        if let Err(error) = verify_in_namespaces(&chosen, player.world(), second, |report| paper.add(report))
+        {
             return failed(&error, args.json);
         }
     }
     paper.conclude()
 }
 
+/// Who plays NATs between namespaces; what is missing for those that were asked for is the error, what is missing for others
+/// is told.
+fn players(args: &VerifyArgs) -> Result<Vec<Player>, String> {
+    if args.world == Some(Where::Sim) {
+        return Ok(Vec::new());
+    }
+    let probe = match netns::become_lab_root().and_then(|()| netns::probe()) {
+        Ok(probe) => probe,
+        Err(error) if args.world == Some(Where::Netns) => return Err(error.to_string()),
+        Err(error) => {
+            eprintln!("namespaces are left out: {error}");
+            return Ok(Vec::new());
+        }
+    };
+    match (probe.kernel_nat, args.nat) {
+        (Err(missing), Some(Player::Kernel)) => Err(missing),
+        (Err(missing), None) => {
+            eprintln!("NATs in the kernel are left out: {missing}");
+            Ok(vec![Player::Model])
+        }
+        (_, Some(player)) => Ok(vec![player]),
+        (Ok(()), None) => Ok(vec![Player::Model, Player::Kernel]),
+    }
+}
+
 impl Player {
     fn world(self) -> World {
         match self {
             Self::Model => World::Netns,
+            Self::Kernel => World::Kernel,
         }
     }
 }
 
-fn no_lab(error: &LabError, json: bool) -> ExitCode {
+fn no_lab(error: &str, json: bool) -> ExitCode {
     if json {
-        let message = error.to_string();
-        let event = json!({ "schema": 1, "event": "error", "code": CONFIGURATION, "message": message, "hint": IN_MEMORY });
+        let event = json!({ "schema": 1, "event": "error", "code": CONFIGURATION, "message": error, "hint": IN_MEMORY });
         let _unread = say(event);
     }
     eprintln!("error: no lab can be made here: {error}\n{IN_MEMORY}");

@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
-use crate::fabric::{HostHandle, HostSpec, Lab, LabBuilder};
+use crate::fabric::{HostHandle, HostSpec, Lab, LabBuilder, NatEngine};
 use crate::nat::{Ipv6, NatSpec, PROXY, Side};
 use crate::netns::LabError;
 
@@ -57,7 +57,6 @@ pub struct Namespaces<'a> {
     site: usize,
     sockets: Vec<Option<UdpSocket>>,
     told: Vec<(Handle, Said)>,
-    world: World,
 }
 
 impl Yard {
@@ -106,12 +105,12 @@ impl Yard {
 
     /// The ground and the stage of a site.
     #[must_use]
-    pub fn ground(&self, site: usize, world: World) -> (Namespaces<'_>, Stage) {
-        self.ground_at(site, site, world)
+    pub fn ground(&self, site: usize) -> (Namespaces<'_>, Stage) {
+        self.ground_at(site, site)
     }
 
     /// The same with the observer at the ports of number `slot`, for a site that several measure at the same time.
-    pub(super) fn ground_at(&self, site: usize, slot: usize, world: World) -> (Namespaces<'_>, Stage) {
+    pub(super) fn ground_at(&self, site: usize, slot: usize) -> (Namespaces<'_>, Stage) {
         let side = &self.sites[site];
         let stage = Stage {
             servers: super::SERVERS.to_vec(),
@@ -126,7 +125,6 @@ impl Yard {
             site,
             sockets: Vec::new(),
             told: Vec::new(),
-            world,
         };
         (ground, stage)
     }
@@ -136,6 +134,7 @@ impl Yard {
 fn played_by(world: World, builder: LabBuilder) -> LabBuilder {
     match world {
         World::Sim | World::Netns => builder,
+        World::Kernel => builder.engine(NatEngine::Kernel),
     }
 }
 
@@ -435,9 +434,7 @@ impl Ground for Namespaces<'_> {
     }
 
     fn lacks(&self, _property: Property) -> Option<&'static str> {
-        match self.world {
-            World::Sim | World::Netns => None,
-        }
+        None
     }
 }
 

@@ -16,6 +16,8 @@ pub enum World {
     Sim,
     /// Between namespaces, the NAT being the model of the world in memory.
     Netns,
+    /// Between namespaces, the NAT being rules in the kernel.
+    Kernel,
 }
 
 /// What was found about one kind in one world.
@@ -51,6 +53,7 @@ impl World {
         match self {
             Self::Sim => "sim",
             Self::Netns => "netns",
+            Self::Kernel => "kernel",
         }
     }
 }

@@ -77,7 +77,7 @@ fn measured(specs: Vec<NatSpec>, depth: &Depth) -> Vec<Facts> {
     let _quiet = quiet();
     let yard = Yard::build(specs.into_iter().map(side).collect(), World::Netns).unwrap();
     let one = |site| {
-        let (mut ground, stage) = yard.ground(site, World::Netns);
+        let (mut ground, stage) = yard.ground(site);
         measure(&mut ground, &stage, depth).unwrap()
     };
     std::thread::scope(|scope| {
@@ -210,7 +210,7 @@ fn a_wrong_description_is_caught_between_namespaces() {
     let described = |name: &str| {
         let side = knothole_netsim::nat::kind(name).unwrap().side(&[]);
         let yard = Yard::build(vec![side.clone()], World::Netns).unwrap();
-        let (mut ground, stage) = yard.ground(0, World::Netns);
+        let (mut ground, stage) = yard.ground(0);
         let facts = measure(&mut ground, &stage, &behaviour()).unwrap();
         (facts, knothole_netsim::verify::expected(&side, &stage))
     };
