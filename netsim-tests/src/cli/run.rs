@@ -31,7 +31,7 @@ pub(crate) struct RunArgs {
     /// Where all randomness comes from, instead of the file's own
     #[arg(long, env = "KNOTHOLE_SEED")]
     seed: Option<u64>,
-    /// Keep the logs of the programs, or the journal of the world in memory, in this folder
+    /// Keep the logs of the programs, or the journal of the world in memory, in this folder, and the captures
     #[arg(long, value_name = "DIR", env = "KNOTHOLE_KEEP_LOGS")]
     keep_logs: Option<PathBuf>,
     /// One JSON object a line instead of text
@@ -73,11 +73,16 @@ pub(crate) fn run(args: &RunArgs) -> ExitCode {
 
 fn in_sim(args: &RunArgs, scenario: &Scenario, seed: u64) -> Result<Report, StageError> {
     let mut stage = InSim::build(scenario, seed, args.keep_logs.is_some())?;
+    if let Some(dir) = &args.keep_logs {
+        fs::create_dir_all(dir).map_err(|source| files(dir, source))?;
+        stage.begin_captures(scenario, dir)?;
+    }
     let report = play(args, scenario, &mut stage);
     if let Some(dir) = &args.keep_logs {
+        stage.end_captures()?;
         let lines: Vec<String> = stage.journal().map(ToString::to_string).collect();
         let file = dir.join("journal.txt");
-        let written = fs::create_dir_all(dir).and_then(|()| fs::write(&file, lines.join("\n") + "\n"));
+        let written = fs::write(&file, lines.join("\n") + "\n");
         written.map_err(|source| files(&file, source))?;
     }
     report

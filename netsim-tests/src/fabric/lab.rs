@@ -6,7 +6,7 @@ use std::sync::MutexGuard;
 
 use crate::kernel::Router;
 use crate::nat::UdpPolicy;
-use crate::netns::{LabError, Namespace, remove_address};
+use crate::netns::{LabError, Namespace, add_address, remove_address};
 
 use super::builder::{AccessLink, INTERFACE, LabBuilder, prefix_len};
 use super::engine::Engine;
@@ -297,6 +297,17 @@ impl HostHandle<'_> {
     /// [`LabError::Configure`] if it has no such address, [`LabError::Enter`].
     pub fn remove_address(&self, ip: IpAddr) -> Result<(), LabError> {
         self.run(|| remove_address(INTERFACE, ip, prefix_len(ip)))?
+    }
+
+    /// Gives back an address that was taken away, as when a machine comes back to a network.
+    ///
+    /// # Errors
+    ///
+    /// [`LabError::NotItsAddress`] if it is none that the host was built with, [`LabError::Configure`] if it has it,
+    /// [`LabError::Enter`].
+    pub fn add_address(&self, ip: IpAddr) -> Result<(), LabError> {
+        self.check(ip)?;
+        self.run(|| add_address(INTERFACE, ip, prefix_len(ip)))?
     }
 
     fn seen_as(&self, own: IpAddr) -> IpAddr {

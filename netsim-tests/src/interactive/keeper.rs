@@ -12,7 +12,7 @@ use crate::fabric::Lab;
 use crate::nat::NatKind;
 use crate::netns::{become_lab_root, probe};
 use crate::role::Stop;
-use crate::scenario::{NodeIndex, NodeRole, RESOLV, Scenario, Troupe, build_lab, hosts_file};
+use crate::scenario::{NodeIndex, NodeRole, RESOLV, Scenario, Troupe, begin_captures, build_lab, hosts_file};
 
 /// How often the keeper looks whether it is to end, and takes in what its programs say.
 const LOOK: Duration = Duration::from_millis(100);
@@ -70,6 +70,7 @@ pub fn keep(
     probe()?;
     introduce_all(&mut scenario);
     let lab = build_lab(&scenario, scenario.seed)?;
+    begin_captures(&scenario, &lab, &folder)?;
     furnish(&folder, &scenario, &lab, executable)?;
     let mut troupe = Troupe::start(&scenario, &lab, executable, &folder, &stop)?;
     state.nodes = (0..scenario.nodes.len())

@@ -124,6 +124,15 @@ fn settled(ip: IpAddr) -> Result<(), LabError> {
     Err(failure("address", io::ErrorKind::TimedOut.into()))
 }
 
+/// Gives the interface one more address, which receives when this returns. Routes through the interface that went with its
+/// last address come back.
+pub(crate) fn add_address(name: &str, ip: IpAddr, prefix: u8) -> Result<(), LabError> {
+    let mut netlink = Netlink::open_here()?;
+    let device = index_of(name)?;
+    netlink.ask("address", address(device, ip, prefix))?;
+    settled(ip)
+}
+
 /// Takes an address away from the interface.
 pub(crate) fn remove_address(name: &str, ip: IpAddr, prefix: u8) -> Result<(), LabError> {
     let mut netlink = Netlink::open_here()?;

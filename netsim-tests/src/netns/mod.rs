@@ -25,7 +25,7 @@ pub use namespace::Namespace;
 pub use probe::{Probe, probe};
 pub use userns::become_lab_root;
 
-pub(crate) use interface::{InterfaceSpec, Reach, configure, full_len, remove_address, sysctl};
+pub(crate) use interface::{InterfaceSpec, Reach, add_address, configure, full_len, remove_address, sysctl};
 pub(crate) use nft::load_rules;
 pub(crate) use sys::{Tun, open_tun};
 pub(crate) use veth::connect;

@@ -41,6 +41,31 @@ pub(super) fn plan(nodes: &[Node]) -> Vec<Vec<IpAddr>> {
     all
 }
 
+/// The addresses of a node at each of its uplinks. At the first those of the plan, at every further one others that nobody
+/// has there.
+pub(super) fn at_uplinks(nodes: &[Node], node: usize) -> Vec<Vec<IpAddr>> {
+    let plan = plan(nodes);
+    let taken = |realm: Option<NatIndex>, ip: &IpAddr| {
+        let there = nodes
+            .iter()
+            .zip(&plan)
+            .filter(|(other, _)| other.uplinks[0] == realm);
+        there.flat_map(|(_, ips)| ips).any(|known| known == ip)
+    };
+    let families = nodes[node].families;
+    let further = nodes[node].uplinks.iter().skip(1).map(|realm| {
+        let wanted = [(families.v4, true), (families.v6, false)];
+        let own = wanted
+            .into_iter()
+            .filter(|(wanted, _)| *wanted)
+            .filter_map(|(_, v4)| {
+                candidates(*realm, nodes[node].role, node, v4).find(|ip| !taken(*realm, ip))
+            });
+        own.collect()
+    });
+    std::iter::once(plan[node].clone()).chain(further).collect()
+}
+
 /// Do two machines of one network have one address, or one has that of a NAT? The line, what, and what is expected.
 pub(super) fn check(nats: &[Nat], nodes: &[Node]) -> Result<(), (usize, String, String)> {
     let mut owners: BTreeMap<(Option<NatIndex>, IpAddr), &Node> = BTreeMap::new();

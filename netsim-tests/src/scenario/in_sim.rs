@@ -2,7 +2,10 @@
 //! there, and programs cannot run.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::BufWriter;
 use std::net::IpAddr;
+use std::path;
 use std::time::Duration;
 
 use knothole_proto::path::Path;
@@ -84,6 +87,41 @@ impl InSim {
         }
         stage.settle(scenario)?;
         Ok(stage)
+    }
+
+    /// Begins to write down what the nodes send and receive of which the scenario wants it, each into `NAME.pcap` in this
+    /// folder. Complete once [`InSim::end_captures`] was called.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says.
+    pub fn begin_captures(&mut self, scenario: &Scenario, dir: &path::Path) -> Result<(), StageError> {
+        for (index, node) in scenario.nodes.iter().enumerate().filter(|(_, node)| node.capture) {
+            let Some(host) = self.hosts.get(&index) else {
+                continue;
+            };
+            let path = dir.join(format!("{}.pcap", node.name));
+            let file = File::create(&path).map(BufWriter::new);
+            let begun = file.and_then(|file| self.world.capture(*host, file));
+            begun.map_err(|source| StageError::Files {
+                what: path.display().to_string(),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Ends what [`InSim::begin_captures`] began.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says.
+    pub fn end_captures(&mut self) -> Result<(), StageError> {
+        let ended = self.world.end_captures();
+        ended.map(|_packets| ()).map_err(|source| StageError::Files {
+            what: "a capture".to_owned(),
+            source,
+        })
     }
 
     /// Readable lines of what happened, if they were kept.

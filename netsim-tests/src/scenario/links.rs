@@ -48,7 +48,7 @@ fn one_way(table: &Table<'_>, mut spec: LinkSpec) -> Result<LinkSpec, Trouble> {
         spec.duplicate = units::share(&value, "duplicate")?;
     }
     if let Some(value) = table.get("corrupt") {
-        corrupt(&value)?;
+        spec.corrupt = units::share(&value, "corrupt")?;
     }
     if let Some(value) = table.get("rate") {
         spec.rate = Some(units::rate(&value, "rate")?);
@@ -97,12 +97,4 @@ fn reorder(value: &Value<'_>) -> Result<Reorder, Trouble> {
     };
     table.finish()?;
     Ok(reorder)
-}
-
-/// Links of this lab do not damage packets: only none is accepted.
-fn corrupt(value: &Value<'_>) -> Result<(), Trouble> {
-    if units::share(value, "corrupt")? > 0.0 {
-        return Err(value.wrong("links that damage packets are not available", "no `corrupt`"));
-    }
-    Ok(())
 }

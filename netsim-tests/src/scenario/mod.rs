@@ -25,7 +25,7 @@ mod words;
 
 pub use error::ScenarioError;
 #[cfg(target_os = "linux")]
-pub use in_netns::{InNetns, RESOLV, Troupe, build_lab, hosts_file};
+pub use in_netns::{InNetns, RESOLV, Troupe, begin_captures, build_lab, hosts_file};
 pub use in_sim::InSim;
 pub use model::{
     Action, Check, Item, LinkPair, Nat, NatIndex, Node, NodeIndex, NodeRole, PathKind, Place, Relay, Run,

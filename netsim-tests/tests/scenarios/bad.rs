@@ -110,7 +110,6 @@ fn wrong_units_are_refused_with_an_example_of_a_right_one() {
         ("mtu = 9000", ["`mtu` is 9000", "68 to 1500"]),
         ("burst = 3", ["`burst` without `loss`", "`loss`"]),
         ("up = { delay = \"1 ns\" }", ["`delay` is \"1 ns\"", "us, ms"]),
-        ("corrupt = \"1%\"", ["damage", "no `corrupt`"]),
     ] {
         refuses(&format!("[node.c]\nlink = {{ {link} }}\n"), 2, &words);
     }
@@ -255,26 +254,4 @@ fn the_command_says_it_with_exit_code_3_and_an_unknown_world_is_a_usage_error() 
     assert_eq!(run(&["--world", "moon"]).status.code(), Some(2));
     std::fs::remove_file(&file).unwrap();
     assert_eq!(run(&[]).status.code(), Some(3));
-}
-
-#[test]
-fn what_a_world_does_not_have_is_said_before_anything_is_built() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("later.toml");
-    for (added, word) in [
-        ("[nat.x]\nkind = \"symmetric\"\nengine = \"kernel\"\n", "engine"),
-        ("[node.c]\ncapture = true\n", "capture"),
-    ] {
-        std::fs::write(&file, format!("{GOOD}{added}")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_knothole-netsim"));
-        let output = command
-            .arg("run")
-            .arg(&file)
-            .args(["--world", "netns"])
-            .output()
-            .unwrap();
-        let text = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(3), "{text}");
-        assert!(text.contains("later.toml:7: ") && text.contains(word), "{text}");
-    }
 }

@@ -2,34 +2,82 @@
 
 use std::fmt::Write;
 use std::net::IpAddr;
+use std::path::Path;
 
-use crate::fabric::{AccessLink, HostSpec, Lab, LabBuilder};
+use crate::fabric::{AccessLink, HostSpec, Lab, LabBuilder, NatEngine};
 use crate::scenario::addresses;
-use crate::scenario::model::{LinkPair, Nat, NatIndex, Node, NodeIndex, Place, Scenario, WorldKind};
+use crate::scenario::model::{LinkPair, Nat, NatIndex, Node, NodeIndex, Place, Scenario};
 use crate::scenario::stage::StageError;
 
 /// Builds the lab of a scenario. Nothing runs in it yet.
 ///
 /// # Errors
 ///
-/// What the scenario asks for and the lab does not have, or whatever the machine does not allow.
+/// Whatever the machine does not allow.
 pub fn build_lab(scenario: &Scenario, seed: u64) -> Result<Lab, StageError> {
-    available(scenario)?;
     let servers = servers(scenario);
     let mut builder = Lab::builder().seed(seed);
     for nat in &scenario.nats {
         builder = add_nat(builder, scenario, nat, &servers);
     }
-    let plan = addresses::plan(&scenario.nodes);
-    for (node, own) in scenario.nodes.iter().zip(&plan) {
-        builder = builder.host(&node.name, host_spec(scenario, node, own));
+    for (index, node) in scenario.nodes.iter().enumerate() {
+        let own = addresses::at_uplinks(&scenario.nodes, index);
+        builder = builder.host(&node.name, host_spec(scenario, node, &own));
     }
     for (place, link) in &scenario.links {
-        if let Some(host) = host_at(scenario, *place) {
-            builder = builder.link(&scenario.nodes[host].name, access_link(link));
+        if let Some((host, from)) = end_of(scenario, *place) {
+            builder = builder.uplink(&scenario.nodes[host].name, from, access_link(link));
         }
     }
-    Ok(builder.build()?)
+    let lab = builder.build()?;
+    for (index, node) in scenario.nodes.iter().enumerate() {
+        // A machine is in one network at a time, in the first to begin with.
+        for ip in addresses::at_uplinks(&scenario.nodes, index)
+            .into_iter()
+            .skip(1)
+            .flatten()
+        {
+            lab.host(&node.name)?.remove_address(ip)?;
+        }
+    }
+    Ok(lab)
+}
+
+/// Begins to write down what the nodes send and receive of which the scenario wants it, each into `NAME.pcap` in this folder.
+///
+/// # Errors
+///
+/// What the file system says.
+pub fn begin_captures(scenario: &Scenario, lab: &Lab, dir: &Path) -> Result<(), StageError> {
+    for node in scenario.nodes.iter().filter(|node| node.capture) {
+        // It goes on as long as the lab lives.
+        let _capture = lab.capture(&node.name, dir.join(format!("{}.pcap", node.name)))?;
+    }
+    Ok(())
+}
+
+/// A machine leaves the network that it is in for that of another uplink.
+pub(super) fn switch(
+    scenario: &Scenario,
+    lab: &Lab,
+    node: NodeIndex,
+    uplink: usize,
+) -> Result<(), StageError> {
+    let all = addresses::at_uplinks(&scenario.nodes, node);
+    let host = lab.host(scenario.node_name(node))?;
+    for ip in &all[uplink] {
+        host.add_address(*ip)?;
+    }
+    for ip in all
+        .iter()
+        .enumerate()
+        .filter(|(other, _)| *other != uplink)
+        .flat_map(|(_, ips)| ips)
+    {
+        // It is in one of the others only.
+        let _elsewhere = host.remove_address(*ip);
+    }
+    Ok(())
 }
 
 /// The server's addresses, IPv4 first.
@@ -38,32 +86,6 @@ pub(super) fn servers(scenario: &Scenario) -> Vec<IpAddr> {
     scenario
         .server()
         .map_or_else(Vec::new, |server| plan[server].clone())
-}
-
-/// What the lab does not have yet, said before anything is built.
-fn available(scenario: &Scenario) -> Result<(), StageError> {
-    let missing = |line: usize, what: String, instead: &str| {
-        Err(StageError::Unavailable {
-            what: format!("{}:{line}: {what}", scenario.file.display()),
-            world: WorldKind::Netns,
-            instead: instead.to_owned(),
-        })
-    };
-    if let Some(nat) = scenario.nats.iter().find(|nat| nat.kernel) {
-        let what = format!("engine = \"kernel\" of {}", nat.name);
-        return missing(nat.line, what, "leave `engine` out: the model plays every kind");
-    }
-    for node in &scenario.nodes {
-        if node.capture {
-            let what = format!("capture of {}", node.name);
-            return missing(node.line, what, "leave `capture` out, or run tcpdump in a step");
-        }
-        if node.uplinks.len() > 1 {
-            let what = format!("the second uplink of {}", node.name);
-            return missing(node.line, what, "run it in the world in memory: --world sim");
-        }
-    }
-    Ok(())
 }
 
 /// The NATs of a kind that is a row of them: the innermost has the name, the others the name and a number.
@@ -77,34 +99,44 @@ fn add_nat(mut builder: LabBuilder, scenario: &Scenario, nat: &Nat, servers: &[I
     let names = layer_names(nat, specs.len());
     let mut outside = nat.behind.map(|outer| scenario.nat_name(outer).to_owned());
     for (spec, name) in specs.into_iter().zip(names).rev() {
-        builder = match &outside {
-            None => builder.nat(&name, spec),
-            Some(outer) => builder.nat_behind(&name, outer, spec),
+        let engine = if nat.kernel {
+            NatEngine::Kernel
+        } else {
+            NatEngine::Model
         };
+        builder = builder.nat_by(&name, spec, outside.as_deref(), engine);
         outside = Some(name);
     }
     builder
 }
 
-fn host_spec(scenario: &Scenario, node: &Node, own: &[IpAddr]) -> HostSpec {
-    match (node.uplinks[0], own) {
-        (Some(nat), [first, others @ ..]) => {
-            let spec = HostSpec::lan(scenario.nat_name(nat), *first);
-            others.iter().fold(spec, |spec, ip| spec.and(*ip))
+/// `own` are its addresses at each of its uplinks.
+fn host_spec(scenario: &Scenario, node: &Node, own: &[Vec<IpAddr>]) -> HostSpec {
+    let (Some(nat), [first, others @ ..]) = (node.uplinks[0], &own[0][..]) else {
+        return HostSpec::public(own[0].iter().copied());
+    };
+    let spec = HostSpec::lan(scenario.nat_name(nat), *first);
+    let mut spec = others.iter().fold(spec, |spec, ip| spec.and(*ip));
+    for (uplink, ips) in node.uplinks.iter().zip(own).skip(1) {
+        if let (Some(nat), [first, others @ ..]) = (uplink, &ips[..]) {
+            spec = spec.also_behind(scenario.nat_name(*nat), *first);
+            spec = others.iter().fold(spec, |spec, ip| spec.and(*ip));
         }
-        _ => HostSpec::public(own.iter().copied()),
     }
+    spec
 }
 
-/// A machine whose access link this is.
-pub(super) fn host_at(scenario: &Scenario, place: Place) -> Option<NodeIndex> {
-    match place {
-        Place::Node(node) => Some(node),
-        Place::Nat(nat) => scenario
-            .nodes
-            .iter()
-            .position(|node| node.uplinks[0] == Some(nat)),
-    }
+/// A machine whose access link this is, and an address from which it uses it.
+pub(super) fn end_of(scenario: &Scenario, place: Place) -> Option<(NodeIndex, IpAddr)> {
+    let (node, uplink) = match place {
+        Place::Node(node) => (node, 0),
+        Place::Nat(nat) => scenario.nodes.iter().enumerate().find_map(|(index, node)| {
+            let uplink = node.uplinks.iter().position(|uplink| *uplink == Some(nat))?;
+            Some((index, uplink))
+        })?,
+    };
+    let own = addresses::at_uplinks(&scenario.nodes, node);
+    Some((node, *own.get(uplink)?.first()?))
 }
 
 pub(super) fn access_link(pair: &LinkPair) -> AccessLink {

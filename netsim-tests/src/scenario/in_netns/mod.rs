@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-pub use build::{build_lab, hosts_file};
+pub use build::{begin_captures, build_lab, hosts_file};
 pub use troupe::Troupe;
 
 use self::program::{Background, Surroundings};
@@ -52,6 +52,7 @@ impl<'a> InNetns<'a> {
         stop: &'a Stop,
     ) -> Result<Self, StageError> {
         let lab = build_lab(scenario, seed)?;
+        begin_captures(scenario, &lab, dir)?;
         for (index, node) in scenario.nodes.iter().enumerate() {
             let file = dir.join(format!("{}.hosts", node.name));
             write(&file, &hosts_file(scenario, &lab, index))?;
@@ -128,9 +129,9 @@ impl Stage for InNetns<'_> {
                 }
             }
             Action::SetLink(place, pair) => {
-                if let Some(host) = build::host_at(self.scenario, *place) {
-                    self.lab
-                        .set_link(self.scenario.node_name(host), build::access_link(pair))?;
+                if let Some((host, from)) = build::end_of(self.scenario, *place) {
+                    let name = self.scenario.node_name(host);
+                    self.lab.set_uplink(name, from, build::access_link(pair))?;
                 }
             }
             Action::Blackout { .. } => return Ok(Acted::Skipped("not an action of a world".to_owned())),
@@ -151,11 +152,7 @@ impl Stage for InNetns<'_> {
                 self.troupe.kill(*node);
                 self.troupe.revive(*node, &self.lab, self.stop)?;
             }
-            Action::Switch { .. } => {
-                return Ok(Acted::Skipped(
-                    "no second uplink is available in this world".to_owned(),
-                ));
-            }
+            Action::Switch { node, uplink } => build::switch(self.scenario, &self.lab, *node, *uplink)?,
             Action::Run(run) => return self.run(run),
         }
         Ok(Acted::Done)
