@@ -72,6 +72,12 @@ impl Bucket {
     }
 }
 
+/// Buckets in a page: 4 KiB of them, as much as an operating system gives at a time.
+const PAGE: usize = 512;
+
+/// When each bucket of a page is full again.
+type Page = [u64; PAGE];
+
 /// Buckets for any number of sources in a fixed amount of memory.
 ///
 /// A source is hashed, with a key that nobody outside knows, to one of the buckets; sources that meet in one bucket
@@ -80,9 +86,10 @@ impl Bucket {
 pub struct BucketTable {
     /// The moment from which the buckets count.
     start: Instant,
-    /// When each bucket is full again, in nanoseconds after `start`. A new table is all zeros, which the operating
-    /// system gives away without touching memory: what no source ever hit costs nothing.
-    full_at: Vec<u64>,
+    /// When each bucket is full again, in nanoseconds after `start`. A page in which no source ever hit a bucket is not
+    /// there, and costs nothing: simulations make thousands of tables a second.
+    pages: Vec<Option<Box<Page>>>,
+    len: u64,
     key: [u8; 32],
 }
 
@@ -91,7 +98,8 @@ impl BucketTable {
     pub fn new(len: usize, seed: &Seed, now: Instant) -> Self {
         Self {
             start: now,
-            full_at: vec![0; len.max(1)],
+            pages: vec![None; len.max(1).div_ceil(PAGE)],
+            len: len.max(1) as u64,
             key: seed.child("bucket table", 0).rng().bytes(),
         }
     }
@@ -101,11 +109,12 @@ impl BucketTable {
         let hash = blake3::keyed_hash(&self.key, source);
         let mut head = [0; 8];
         head.copy_from_slice(&hash.as_bytes()[..8]);
-        let len = self.full_at.len() as u64;
-        let slot = usize::try_from(u64::from_le_bytes(head) % len).unwrap_or(0);
-        let Some(full_at) = self.full_at.get_mut(slot) else {
+        let slot = usize::try_from(u64::from_le_bytes(head) % self.len).unwrap_or(0);
+        let Some(page) = self.pages.get_mut(slot / PAGE) else {
             return false;
         };
+        let page = page.get_or_insert_with(|| Box::new([0; PAGE]));
+        let full_at = &mut page[slot % PAGE];
         let mut bucket = Bucket::new(self.start + Duration::from_nanos(*full_at));
         let admitted = bucket.admit(rate, now);
         *full_at = nanos(bucket.full_at.saturating_duration_since(self.start));
@@ -161,7 +170,8 @@ mod tests {
         for n in 0..100_000_u32 {
             table.admit(&n.to_be_bytes(), rate, epoch);
         }
-        assert_eq!(table.full_at.len(), 1 << 12);
+        let pages = table.pages.iter().flatten().count();
+        assert_eq!((table.pages.len(), pages), ((1 << 12) / PAGE, (1 << 12) / PAGE));
     }
 
     #[test]

@@ -188,7 +188,7 @@ impl Attempt {
         if self.changes {
             live_through(world, &mut pair, self.seed)?;
         }
-        Ok(ended.as_of(world, pair.hosts))
+        Ok(ended.at_the_end(world, pair.hosts))
     }
 
     /// From nothing until both sides know how it ends.

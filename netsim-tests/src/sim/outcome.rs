@@ -44,7 +44,7 @@ impl Outcome {
     }
 
     /// The same with the sums as they are now.
-    pub(super) fn as_of(self, world: &World, hosts: [HostId; 2]) -> Self {
+    pub(super) fn at_the_end(self, world: &World, hosts: [HostId; 2]) -> Self {
         let now = outcome(world, hosts, self.to_direct, self.met);
         Self {
             paths: self.paths,

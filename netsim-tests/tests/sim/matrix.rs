@@ -55,7 +55,7 @@ fn written(report: &Report) -> String {
 
 #[test]
 fn the_matrix_of_all_kinds_is_the_one_on_record_and_the_oracle_agrees() {
-    let plan = plan(kinds(), 5, 2);
+    let plan = plan(kinds(), 20, 2);
     let report = run(&plan, &Stop::default(), &mut |_| {}).unwrap();
     let wrong: Vec<_> = report
         .disagreements()
