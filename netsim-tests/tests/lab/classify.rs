@@ -74,7 +74,6 @@ fn measured(specs: Vec<NatSpec>, depth: &Depth) -> Vec<Facts> {
         nats: vec![spec],
         families: Families::V4,
     };
-    let _quiet = quiet();
     let yard = Yard::build(specs.into_iter().map(side).collect(), World::Netns).unwrap();
     let one = |site| {
         let (mut ground, stage) = yard.ground(site);
@@ -152,6 +151,7 @@ fn mappings_end_when_their_timers_say_and_not_before() {
         inbound_refresh,
         ..NatSpec::default()
     });
+    let _quiet = quiet();
     let found = measured(specs.to_vec(), &Namespaces::timers());
     for (facts, refresh) in found.iter().zip([true, false]) {
         let get = |property| facts.get(Path::V4, property).unwrap();
@@ -214,7 +214,6 @@ fn a_wrong_description_is_caught_between_namespaces() {
         let facts = measure(&mut ground, &stage, &behaviour()).unwrap();
         (facts, knothole_netsim::verify::expected(&side, &stage))
     };
-    let _quiet = quiet();
     let ((symmetric, own), (_, other)) = (described("symmetric"), described("port-restricted"));
     assert_eq!(own.disagreements(&symmetric), []);
     let wrong: Vec<Property> = other
