@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::nat::{
-    Families, FilterScope, Filtering, Hairpin, InputPolicy, Ipv6, Mapping, NatSpec, Pooling, Side, UdpPolicy,
+    Families, FilterScope, Filtering, Hairpin, InputPolicy, Ipv6, Mapping, NatKind, NatSpec, Pooling, Side,
+    UdpPolicy, kind, kinds,
 };
 
 /// Longest silence towards the server that a node allows itself, with room for a lost packet. A NAT that forgets
@@ -53,6 +54,17 @@ pub fn expect(a: &Side, b: &Side) -> Expect {
         best = best.min(Expect::May);
     }
     best
+}
+
+/// The kinds that the plain technique opens in every pair among them: both sides send to each other's address at once.
+pub fn easy_kinds() -> impl Iterator<Item = &'static NatKind> {
+    // Two boxes that are stable and forget nothing; whatever meets both of them meets everything that does so.
+    let plain = ["port-restricted", "address-restricted"].map(|name| kind(name).map(|kind| kind.side(&[])));
+    kinds().iter().filter(move |kind| {
+        let side = kind.side(&[]);
+        let meets = |other: &Side| expect(&side, other) == Expect::Must;
+        plain.iter().flatten().all(meets) && meets(&side)
+    })
 }
 
 /// What two hosts allow that have the NATs `common` in front of them together, innermost first, and behind these each
@@ -216,7 +228,6 @@ impl Chain {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nat::{easy_kinds, kind, kinds};
 
     fn side(name: &str) -> Side {
         kind(name).unwrap().side(&[])

@@ -7,7 +7,8 @@ use serde_json::json;
 
 use super::say;
 use super::text::wrap;
-use knothole_netsim::nat::{Families, Kernel, NatKind, easy_kinds, kinds};
+use knothole_netsim::nat::{Families, Kernel, NatKind, kinds};
+use knothole_netsim::oracle::easy_kinds;
 use knothole_netsim::sim::SERVER_IP;
 
 /// Where the text of a kind begins, in columns: behind the longest name.

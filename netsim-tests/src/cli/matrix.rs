@@ -12,8 +12,10 @@ use serde_json::json;
 
 use super::say;
 use knothole_netsim::demo::Stop;
+use knothole_netsim::fabric::NatEngine;
 use knothole_netsim::matrix::{self, Cell, MatrixError, Plan, Report, World};
-use knothole_netsim::nat::{NatKind, easy_kinds, kind, kinds};
+use knothole_netsim::nat::{NatKind, kind, kinds};
+use knothole_netsim::oracle::easy_kinds;
 use knothole_netsim::sim::Weather;
 use knothole_netsim::{netns, parallel};
 
@@ -55,8 +57,8 @@ pub(crate) struct MatrixArgs {
     #[arg(long, env = "KNOTHOLE_WEATHER", default_value = "steady", value_parser = super::soak::weather)]
     weather: Weather,
     /// What plays the NATs in namespaces
-    #[arg(long, env = "KNOTHOLE_NAT", default_value = "model", value_parser = ["model"])]
-    nat: String,
+    #[arg(long, env = "KNOTHOLE_NAT", value_enum, default_value_t)]
+    nat: Player,
     /// Cells at a time [default: all cores in memory, 2 in namespaces]
     #[arg(long, env = "KNOTHOLE_JOBS", value_name = "N")]
     jobs: Option<NonZeroUsize>,
@@ -76,16 +78,24 @@ enum Where {
     Netns,
 }
 
+/// Who plays the NATs, as the command line says it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Player {
+    /// The lab's own NAT
+    #[default]
+    Model,
+    /// Rules in the kernel; needs the program nft
+    Kernel,
+}
+
 /// What one word on the command line stands for.
 #[derive(Clone, Debug)]
 struct Kinds(Vec<&'static NatKind>);
 
 /// Try everything. Success means that the oracle agrees with every cell.
 pub(crate) fn run(args: &MatrixArgs) -> ExitCode {
-    if args.world == Where::Netns
-        && let Err(error) = netns::become_lab_root().and_then(|()| netns::probe().map(|_| ()))
-    {
-        return fail(args.json, 3, &error.to_string());
+    if let Some(missing) = missing(args) {
+        return fail(args.json, 3, &missing);
     }
     let plan = match plan(args) {
         Ok(plan) => plan,
@@ -126,6 +136,17 @@ pub(crate) fn run(args: &MatrixArgs) -> ExitCode {
     }
 }
 
+/// What this machine lacks for what is asked.
+fn missing(args: &MatrixArgs) -> Option<String> {
+    if args.world == Where::Sim {
+        return None;
+    }
+    match netns::become_lab_root().and_then(|()| netns::probe()) {
+        Ok(probe) => probe.kernel_nat.err().filter(|_| args.nat == Player::Kernel),
+        Err(error) => Some(error.to_string()),
+    }
+}
+
 fn plan(args: &MatrixArgs) -> io::Result<Plan> {
     let chosen = |side: &[Kinds]| distinct(if side.is_empty() { &args.kinds } else { side });
     let (runs, jobs, world) = match args.world {
@@ -135,7 +156,11 @@ fn plan(args: &MatrixArgs) -> io::Result<Plan> {
         }
         Where::Netns => {
             let executable = std::env::current_exe()?;
-            (RUNS_IN_NAMESPACES, LABS, World::Namespaces { executable })
+            let engine = match args.nat {
+                Player::Model => NatEngine::Model,
+                Player::Kernel => NatEngine::Kernel,
+            };
+            (RUNS_IN_NAMESPACES, LABS, World::Namespaces { executable, engine })
         }
     };
     Ok(Plan {

@@ -11,7 +11,7 @@ use knothole::ServerUrl;
 use serde_json::Value;
 
 use super::{DemoError, PathSeen, Stop};
-use crate::fabric::{HostSpec, Lab};
+use crate::fabric::{HostSpec, Lab, NatEngine};
 use crate::link::LinkSpec;
 use crate::nat::NatKind;
 use crate::role::Role;
@@ -44,6 +44,8 @@ pub(crate) struct Cast {
     pub(crate) seed: u64,
     /// The executable that plays the roles: the lab's own.
     pub(crate) executable: PathBuf,
+    /// Who plays the NATs.
+    pub(crate) engine: NatEngine,
 }
 
 /// The lab with its players. Dropping it ends them and leaves nothing.
@@ -91,6 +93,7 @@ impl Meeting {
         let [a, b] = cast.names;
         let lab = Lab::builder()
             .seed(cast.seed)
+            .engine(cast.engine)
             .host("server", HostSpec::public(SERVERS))
             .host(a, host(cast.kinds[0], 1))
             .host(b, host(cast.kinds[1], 2))

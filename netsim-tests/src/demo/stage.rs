@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::meeting::{Cast, Meeting, STEP, hash, path_of, silent};
 use super::{DemoError, PathSeen, Plan, Progress, Report, Stop, Transfer, files, measure};
+use crate::fabric::NatEngine;
 
 /// Slowest transfer that is still waited for, in bytes a second; below it something is wrong.
 const SLOWEST: u64 = 2 << 20;
@@ -33,6 +34,7 @@ pub fn run(plan: &Plan, stop: &Stop, observe: &mut dyn FnMut(Progress)) -> Resul
         server_delay: Duration::ZERO,
         seed: 0,
         executable: plan.executable.clone(),
+        engine: NatEngine::Model,
     };
     let mut meeting = Meeting::new(cast, stop)?;
     let address = meeting.serve()?;

@@ -24,6 +24,15 @@ pub enum NatEngine {
 }
 
 impl NatEngine {
+    /// The word on command lines and in JSON.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Kernel => "kernel",
+        }
+    }
+
     pub(super) fn of(router: &Option<Router>) -> Self {
         match router {
             Some(_) => Self::Kernel,

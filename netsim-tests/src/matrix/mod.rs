@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::demo::{DemoError, Stop};
+use crate::fabric::NatEngine;
 use crate::nat::NatKind;
 use crate::parallel;
 use crate::sim::Weather;
@@ -59,6 +60,8 @@ pub enum World {
     Namespaces {
         /// The executable that plays the roles: the lab's own.
         executable: PathBuf,
+        /// Who plays the NATs. A kind that the kernel has no form of is played by the model all the same.
+        engine: NatEngine,
     },
 }
 
@@ -124,7 +127,9 @@ pub fn run(plan: &Plan, stop: &Stop, each: &mut dyn FnMut(&Cell)) -> Result<Repo
         .flat_map(|a| plan.callees.iter().map(move |b| (*a, *b)));
     let work = |(a, b)| match &plan.world {
         World::Memory { weather } => Ok(memory::cell(plan, *weather, a, b, stop)),
-        World::Namespaces { executable } => namespaces::cell(plan, executable, a, b, stop),
+        World::Namespaces { executable, engine } => {
+            namespaces::cell(plan, (executable.as_path(), *engine), a, b, stop)
+        }
     };
     parallel::in_order(pairs, plan.jobs, work, |cell| match cell {
         Ok(Some(cell)) => {

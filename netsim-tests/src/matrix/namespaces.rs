@@ -7,6 +7,7 @@ use super::Plan;
 use super::cell::{Cell, End, Sample};
 use crate::demo::meeting::{Cast, Meeting, SERVERS};
 use crate::demo::{DemoError, PathSeen, Stop};
+use crate::fabric::NatEngine;
 use crate::nat::NatKind;
 use crate::oracle::{Expect, expect, reaches};
 
@@ -30,7 +31,7 @@ const OUT_FOR: Duration = Duration::from_secs(3);
 /// What makes labs impossible here; whatever goes wrong inside a lab is in the cell.
 pub(super) fn cell(
     plan: &Plan,
-    executable: &Path,
+    (executable, engine): (&Path, NatEngine),
     a: &'static NatKind,
     b: &'static NatKind,
     stop: &Stop,
@@ -47,6 +48,7 @@ pub(super) fn cell(
             server_delay: DELAY,
             seed: plan.seed.wrapping_add(run.into()),
             executable: executable.to_owned(),
+            engine,
         };
         match attempt(cast, oracle, reaches, stop) {
             Ok(sample) => samples.push(sample),
@@ -56,8 +58,12 @@ pub(super) fn cell(
         }
     }
     let command = format!(
-        "knothole-netsim matrix --world netns --a {} --b {} --runs {} --seed {}",
-        a.name, b.name, plan.runs, plan.seed
+        "knothole-netsim matrix --world netns --nat {} --a {} --b {} --runs {} --seed {}",
+        engine.word(),
+        a.name,
+        b.name,
+        plan.runs,
+        plan.seed
     );
     Ok(Some(Cell::new([a, b], (oracle, reaches), &samples, command)))
 }

@@ -7,7 +7,6 @@ use super::spec::{
     FilterScope, Filtering, Hairpin, InputPolicy, Ipv6, Mapping, NatSpec, Pooling, PortAllocation, Refusal,
     TcpPolicy, UdpPolicy,
 };
-use crate::oracle::{Expect, expect};
 
 /// One named NAT.
 #[derive(Clone, Copy, Debug)]
@@ -85,17 +84,6 @@ impl NatKind {
 #[must_use]
 pub fn kinds() -> &'static [NatKind] {
     &KINDS
-}
-
-/// The kinds that the plain technique opens in every pair among them: both sides send to each other's address at once.
-pub fn easy_kinds() -> impl Iterator<Item = &'static NatKind> {
-    // Two boxes that are stable and forget nothing; whatever meets both of them meets everything that does so.
-    let plain = ["port-restricted", "address-restricted"].map(|name| kind(name).map(|kind| kind.side(&[])));
-    KINDS.iter().filter(move |kind| {
-        let side = kind.side(&[]);
-        let meets = |other: &Side| expect(&side, other) == Expect::Must;
-        plain.iter().flatten().all(meets) && meets(&side)
-    })
 }
 
 /// The kind called `name`.

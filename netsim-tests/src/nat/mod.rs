@@ -17,7 +17,7 @@ mod tests;
 mod translate;
 
 pub use flow::{DropReason, Flow, NatStats, Proto, Verdict};
-pub use kinds::{Families, Kernel, NatKind, PROXY, Side, easy_kinds, kind, kinds};
+pub use kinds::{Families, Kernel, NatKind, PROXY, Side, kind, kinds};
 pub use nat_box::NatBox;
 pub use spec::{
     FilterScope, Filtering, Hairpin, InputPolicy, Ipv6, Mapping, NAT64_PREFIX, NatSpec, Pooling,
