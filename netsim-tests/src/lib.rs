@@ -1,7 +1,8 @@
 //! The Knothole lab: simulated networks in which the real machines and the real programs meet.
 //!
 //! [`nat`] and [`link`] say what a network does to packets, as pure machines driven by virtual or real time.
-//! [`fabric`] builds an internet of them between [namespaces](netns) of the Linux kernel; [`sim`] is a world in memory, with
+//! [`fabric`] builds an internet of them between [namespaces](netns) of the Linux kernel, whose own packet filter can play
+//! the NATs instead ([`kernel`]); [`sim`] is a world in memory, with
 //! virtual time, in which the machines themselves run. [`oracle`] tells what must come of two NATs in any world, and
 //! [`verify`] measures whether each NAT of each world is what it is described as.
 
@@ -9,6 +10,7 @@
 pub mod demo;
 #[cfg(target_os = "linux")]
 pub mod fabric;
+pub mod kernel;
 pub mod link;
 pub mod nat;
 #[cfg(target_os = "linux")]

@@ -4,10 +4,9 @@
 
 #[cfg(target_os = "linux")]
 fn main() {
-    use std::net::{Ipv4Addr, UdpSocket};
-    use std::time::Duration;
+    use std::net::Ipv4Addr;
 
-    use knothole_netsim::fabric::{HostSpec, Lab};
+    use knothole_netsim::fabric::{HostSpec, Lab, NatEngine};
     use knothole_netsim::nat::NatSpec;
     use knothole_netsim::netns::{become_lab_root, probe};
 
@@ -35,11 +34,30 @@ fn main() {
     );
 
     let (server, lan) = (Ipv4Addr::new(5, 5, 5, 1), Ipv4Addr::new(192, 168, 1, 10));
-    let lab = Lab::builder()
-        .host("srv", HostSpec::public([server]))
-        .host("a", HostSpec::behind(vec![NatSpec::default()], lan))
-        .build()
-        .unwrap();
+    let mut engines = vec![NatEngine::Model];
+    match probed.kernel_nat {
+        Ok(()) => engines.push(NatEngine::Kernel),
+        Err(reason) => println!("without the kernel's NATs: {reason}"),
+    }
+    for engine in engines {
+        let lab = Lab::builder()
+            .host("srv", HostSpec::public([server]))
+            .host("a", HostSpec::behind(vec![NatSpec::default()], lan))
+            .engine(engine)
+            .build()
+            .unwrap();
+        check(&lab, server, lan);
+        lab.reboot_nat("a").unwrap();
+        check(&lab, server, lan);
+    }
+}
+
+/// Does a packet of host a arrive from the address of its NAT?
+#[cfg(target_os = "linux")]
+fn check(lab: &knothole_netsim::fabric::Lab, server: std::net::Ipv4Addr, lan: std::net::Ipv4Addr) {
+    use std::net::UdpSocket;
+    use std::time::Duration;
+
     let receiver = lab
         .host("srv")
         .unwrap()

@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
+use crate::kernel::DeviceSpec;
 use crate::link::{Link, LinkSpec};
 use crate::nat::{NatBox, NatSpec};
-use crate::netns::{InterfaceSpec, LabError, Namespace, Tun, configure, open_tun};
+use crate::netns::{InterfaceSpec, LabError, Namespace, Reach, Tun, configure, open_tun};
 
 use super::engine::Engine;
+use super::kernel_nat::{NatEngine, Routers, in_a_row, start_routers};
 use super::lab::{HostParts, Lab};
 use super::network::{Access, CORE, Hop, Host, Nat, Network, Realm};
 use super::stats::HostStats;
@@ -105,10 +107,21 @@ impl HostSpec {
 #[derive(Clone, Debug, Default)]
 pub struct LabBuilder {
     hosts: Vec<(String, HostSpec)>,
-    nats: Vec<(String, NatSpec, Option<String>)>,
+    nats: Vec<NatPlan>,
     links: BTreeMap<String, AccessLink>,
     seed: u64,
     no_offload: bool,
+    engine: NatEngine,
+}
+
+/// A NAT with a name.
+#[derive(Clone, Debug)]
+struct NatPlan {
+    name: String,
+    spec: NatSpec,
+    outer: Option<String>,
+    /// Who plays it; `None`: whoever plays all others.
+    engine: Option<NatEngine>,
 }
 
 impl LabBuilder {
@@ -121,15 +134,37 @@ impl LabBuilder {
 
     /// Adds a NAT with a public address, for hosts of [`HostSpec::lan`] or for other NATs.
     #[must_use]
-    pub fn nat(mut self, name: &str, spec: NatSpec) -> Self {
-        self.nats.push((name.to_owned(), spec, None));
-        self
+    pub fn nat(self, name: &str, spec: NatSpec) -> Self {
+        self.add_nat(name, spec, None, None)
     }
 
     /// Adds a NAT in the network behind another one, which must have been added before.
     #[must_use]
-    pub fn nat_behind(mut self, name: &str, outer: &str, spec: NatSpec) -> Self {
-        self.nats.push((name.to_owned(), spec, Some(outer.to_owned())));
+    pub fn nat_behind(self, name: &str, outer: &str, spec: NatSpec) -> Self {
+        self.add_nat(name, spec, Some(outer), None)
+    }
+
+    /// Adds a NAT that is played by `engine` whatever plays the others: with a public address, or in the network behind
+    /// `outer`.
+    #[must_use]
+    pub fn nat_by(self, name: &str, spec: NatSpec, outer: Option<&str>, engine: NatEngine) -> Self {
+        self.add_nat(name, spec, outer, Some(engine))
+    }
+
+    /// Who plays the NATs; [`NatEngine::Model`] unless said.
+    #[must_use]
+    pub fn engine(mut self, engine: NatEngine) -> Self {
+        self.engine = engine;
+        self
+    }
+
+    fn add_nat(mut self, name: &str, spec: NatSpec, outer: Option<&str>, engine: Option<NatEngine>) -> Self {
+        self.nats.push(NatPlan {
+            name: name.to_owned(),
+            spec,
+            outer: outer.map(str::to_owned),
+            engine,
+        });
         self
     }
 
@@ -162,14 +197,15 @@ impl LabBuilder {
     pub fn build(self) -> Result<Lab, LabError> {
         let mut plan = Plan {
             seed: self.seed,
+            engine: self.engine,
             ..Plan::new()
         };
-        for (name, spec, outer) in self.nats {
-            let outside = match outer {
+        for nat in self.nats {
+            let outside = match nat.outer {
                 Some(outer) => plan.inside_of(&outer)?,
                 None => CORE,
             };
-            plan.add_nat(&name, spec, outside)?;
+            plan.add_nat(&nat.name, nat.spec, outside, nat.engine)?;
         }
         for (name, spec) in self.hosts {
             plan.add_host(&name, spec)?;
@@ -184,6 +220,9 @@ impl LabBuilder {
 /// The description worked out: the network, and what each host gets.
 struct Plan {
     seed: u64,
+    engine: NatEngine,
+    /// Who is to play each NAT.
+    engines: Vec<NatEngine>,
     network: Network,
     nat_names: Vec<String>,
     host_names: Vec<String>,
@@ -195,6 +234,8 @@ impl Plan {
     fn new() -> Self {
         Self {
             seed: 0,
+            engine: NatEngine::default(),
+            engines: Vec::new(),
             network: Network::new(),
             nat_names: Vec::new(),
             host_names: Vec::new(),
@@ -210,17 +251,25 @@ impl Plan {
             .ok_or_else(|| LabError::UnknownNat(nat.to_owned()))
     }
 
-    fn add_nat(&mut self, name: &str, spec: NatSpec, outside: usize) -> Result<usize, LabError> {
+    fn add_nat(
+        &mut self,
+        name: &str,
+        spec: NatSpec,
+        outside: usize,
+        engine: Option<NatEngine>,
+    ) -> Result<usize, LabError> {
         if self.nat_names.iter().any(|known| known == name) {
             return Err(LabError::DuplicateName(name.to_owned()));
         }
         let external = self.next_address(name, outside)?;
         let index = self.network.nats.len();
         let inside = self.network.realms.len();
+        let externals = in_a_row(external, spec.addresses);
         let nat = NatBox::new(spec, external, self.next_seed());
-        let externals = nat.externals();
+        self.engines.push(engine.unwrap_or(self.engine));
         self.network.nats.push(Nat {
             nat,
+            kernel: None,
             outside,
             inside,
             access: None,
@@ -229,8 +278,8 @@ impl Plan {
             gateway: Some(index),
             ..Realm::default()
         });
-        for external in externals {
-            self.route(outside, external.into(), Hop::Nat(index))?;
+        for address in externals {
+            self.route(outside, address.into(), Hop::Nat(index))?;
         }
         self.nat_names.push(name.to_owned());
         Ok(inside)
@@ -251,7 +300,7 @@ impl Plan {
                 let numbered = nats.into_iter().enumerate().rev();
                 let outermost = Ok(CORE);
                 numbered.fold(outermost, |outside, (level, spec)| {
-                    self.add_nat(&format!("{name}.nat{level}"), spec, outside?)
+                    self.add_nat(&format!("{name}.nat{level}"), spec, outside?, None)
                 })?
             }
         };
@@ -344,7 +393,8 @@ impl Plan {
         self.seed
     }
 
-    fn build(self, wanted: bool) -> Result<Lab, LabError> {
+    fn build(mut self, wanted: bool) -> Result<Lab, LabError> {
+        let seed = self.next_seed();
         let mut hosts = Vec::new();
         let mut tuns = Vec::new();
         for (name, addresses) in self.host_names.iter().zip(self.addresses) {
@@ -356,6 +406,14 @@ impl Plan {
                 namespace,
             });
         }
+        let device = DeviceSpec {
+            mtu: MTU,
+            queue: DEVICE_QUEUE,
+            offload: wanted,
+        };
+        let Routers { routers, devices } =
+            start_routers(&mut self.network, &self.nat_names, &self.engines, seed, device)?;
+        tuns.extend(devices);
         let offload = tuns.iter().all(|tun| tun.offload);
         if wanted && !offload {
             tracing::info!(
@@ -363,7 +421,7 @@ impl Plan {
             );
         }
         let engine = Engine::start(self.network, tuns).map_err(LabError::Thread)?;
-        Ok(Lab::new(engine, hosts, self.nat_names, offload))
+        Ok(Lab::new(engine, hosts, self.nat_names, routers, offload))
     }
 }
 
@@ -380,6 +438,7 @@ fn attach(namespace: &Namespace, addresses: &[IpAddr], offload: bool) -> Result<
         let spec = InterfaceSpec {
             name: INTERFACE,
             addresses: &prefixed,
+            reach: Reach::Everything,
             mtu: MTU,
             queue: DEVICE_QUEUE,
         };

@@ -1,4 +1,4 @@
-//! The thread that is the wire: reads the devices of all hosts, drives the [`Network`], writes what arrives. Decides
+//! The thread that is the wire: reads all devices, drives the [`Network`], writes what arrives. Decides
 //! nothing about packets.
 
 use std::io;
@@ -37,7 +37,7 @@ struct Shared {
 }
 
 impl Engine {
-    /// Starts the thread. `tuns` are the devices of the network's hosts, in their order.
+    /// Starts the thread. `tuns` are the devices of the network's [ports](Network::ports), in their order.
     pub(super) fn start(network: Network, tuns: Vec<Tun>) -> io::Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let shared = Arc::new(Shared {
@@ -96,9 +96,9 @@ impl Shared {
                 return;
             }
             let mut network = self.network();
-            for (host, tun) in tuns.iter().enumerate() {
-                if polled[host].revents().contains(PollFlags::IN) {
-                    read_batch(&mut network, tuns, host, tun, &mut arrived);
+            for (port, tun) in tuns.iter().enumerate() {
+                if polled[port].revents().contains(PollFlags::IN) {
+                    read_batch(&mut network, tuns, port, tun, &mut arrived);
                 }
             }
             network.run_until(Instant::now(), &mut arrived);
@@ -118,8 +118,8 @@ fn close(tuns: Vec<Tun>) {
     });
 }
 
-/// Takes in what one host has sent.
-fn read_batch(network: &mut Network, tuns: &[Tun], host: usize, tun: &Tun, arrived: &mut Vec<Delivery>) {
+/// Takes in what one device has sent.
+fn read_batch(network: &mut Network, tuns: &[Tun], port: usize, tun: &Tun, arrived: &mut Vec<Delivery>) {
     let start = if tun.offload { 0 } else { VNET_LEN };
     let mut bytes = 0;
     for _ in 0..BATCH {
@@ -136,7 +136,7 @@ fn read_batch(network: &mut Network, tuns: &[Tun], host: usize, tun: &Tun, arriv
         let now = Instant::now();
         network.run_until(now, arrived);
         match Packet::parse(buffer, start + length) {
-            Ok(packet) => network.inject(host, packet, now, arrived),
+            Ok(packet) => network.receive(port, packet, now, arrived),
             Err(buffer) => {
                 network.count_drop(FabricDrop::Malformed);
                 network.pool.give(buffer);
@@ -146,10 +146,10 @@ fn read_batch(network: &mut Network, tuns: &[Tun], host: usize, tun: &Tun, arriv
     }
 }
 
-/// Writes packets to the devices of their hosts.
+/// Writes packets to their devices.
 fn deliver(network: &mut Network, tuns: &[Tun], arrived: &mut Vec<Delivery>) {
-    for Delivery { host, packet } in arrived.drain(..) {
-        let tun = &tuns[host];
+    for Delivery { port, packet } in arrived.drain(..) {
+        let tun = &tuns[port];
         let bytes = if tun.offload { packet.bytes() } else { packet.ip() };
         if rustix::io::write(&tun.fd, bytes).is_err() {
             network.count_drop(FabricDrop::NotTaken);

@@ -3,13 +3,15 @@
 use std::net::IpAddr;
 use std::process::{Child, Command};
 
-use crate::nat::{NatBox, UdpPolicy};
+use crate::kernel::Router;
+use crate::nat::UdpPolicy;
 use crate::netns::{LabError, Namespace, remove_address};
 
 use super::builder::{AccessLink, INTERFACE, LabBuilder, prefix_len};
 use super::engine::Engine;
+use super::kernel_nat::{NatEngine, report};
 use super::network::{Hop, Network};
-use super::stats::{LabStats, LinkPairStats, NatReport};
+use super::stats::{LabStats, LinkPairStats};
 
 /// A running lab. Dropping it stops the wire, kills the programs that it started and lets the namespaces go.
 #[derive(Debug)]
@@ -18,6 +20,8 @@ pub struct Lab {
     engine: Engine,
     hosts: Vec<HostParts>,
     nat_names: Vec<String>,
+    /// Those of the NATs that the kernel plays, in the order of the names.
+    routers: Vec<Option<Router>>,
     offload: bool,
 }
 
@@ -42,11 +46,18 @@ impl Lab {
         LabBuilder::default()
     }
 
-    pub(super) fn new(engine: Engine, hosts: Vec<HostParts>, nat_names: Vec<String>, offload: bool) -> Self {
+    pub(super) fn new(
+        engine: Engine,
+        hosts: Vec<HostParts>,
+        nat_names: Vec<String>,
+        routers: Vec<Option<Router>>,
+        offload: bool,
+    ) -> Self {
         Self {
             engine,
             hosts,
             nat_names,
+            routers,
             offload,
         }
     }
@@ -66,6 +77,12 @@ impl Lab {
     /// Names of the hosts, in the order in which they were added.
     pub fn host_names(&self) -> impl Iterator<Item = &str> {
         self.hosts.iter().map(|host| host.name.as_str())
+    }
+
+    /// Names of the NATs, and who plays each: the model also where the kernel was asked but has no form of it.
+    pub fn nats(&self) -> impl Iterator<Item = (&str, NatEngine)> {
+        let engines = self.routers.iter().map(NatEngine::of);
+        self.nat_names.iter().map(String::as_str).zip(engines)
     }
 
     /// Do super-packets of up to 64 KiB pass whole?
@@ -89,31 +106,27 @@ impl Lab {
     ///
     /// # Errors
     ///
-    /// [`LabError::UnknownHost`], [`LabError::NoNat`] for a public host.
+    /// [`LabError::UnknownHost`], [`LabError::NoNat`] for a public host; [`LabError::Rules`].
     pub fn set_udp_policy(&self, host: &str, policy: UdpPolicy) -> Result<(), LabError> {
-        self.change_nat(host, |nat| nat.set_udp(policy))
+        self.set_udp(self.gateway(host)?, policy)
     }
 
     /// Lets a host's innermost NAT forget all mappings, as a power cycle does.
     ///
     /// # Errors
     ///
-    /// [`LabError::UnknownHost`], [`LabError::NoNat`] for a public host.
+    /// [`LabError::UnknownHost`], [`LabError::NoNat`] for a public host; [`LabError::Rules`].
     pub fn reboot_nat(&self, host: &str) -> Result<(), LabError> {
-        self.change_nat(host, NatBox::reboot)
+        self.reboot(self.gateway(host)?)
     }
 
     /// Everything counted so far.
     #[must_use]
     pub fn stats(&self) -> LabStats {
         let network = self.engine.network();
-        let nats = self.nat_names.iter().zip(&network.nats).map(|(name, nat)| {
-            let report = NatReport {
-                external: nat.nat.external(),
-                stats: nat.nat.stats(),
-            };
-            (name.clone(), report)
-        });
+        let played = network.nats.iter().zip(&self.routers);
+        let nats = self.nat_names.iter().zip(played);
+        let nats = nats.map(|(name, (nat, router))| (name.clone(), report(&nat.nat, router.as_ref())));
         let hosts = self
             .hosts
             .iter()
@@ -140,14 +153,27 @@ impl Lab {
         }
     }
 
-    fn change_nat(&self, host: &str, change: impl FnOnce(&mut NatBox)) -> Result<(), LabError> {
-        let index = self.host(host)?.index;
+    fn set_udp(&self, nat: usize, policy: UdpPolicy) -> Result<(), LabError> {
         let mut network = self.engine.network();
-        let gateway = network
-            .gateway_of(index)
-            .ok_or_else(|| LabError::NoNat(host.to_owned()))?;
-        change(&mut network.nats[gateway].nat);
+        if let Some(router) = &self.routers[nat] {
+            router.set_udp(&policy)?;
+        }
+        network.nats[nat].nat.set_udp(policy);
         Ok(())
+    }
+
+    fn reboot(&self, nat: usize) -> Result<(), LabError> {
+        // No packet moves while this is held, so none leaves its mapping behind.
+        let mut network = self.engine.network();
+        network.nats[nat].nat.reboot();
+        self.routers[nat].as_ref().map_or(Ok(()), Router::reboot)
+    }
+
+    /// A host's innermost NAT.
+    fn gateway(&self, host: &str) -> Result<usize, LabError> {
+        let index = self.host(host)?.index;
+        let gateway = self.engine.network().gateway_of(index);
+        gateway.ok_or_else(|| LabError::NoNat(host.to_owned()))
     }
 }
 

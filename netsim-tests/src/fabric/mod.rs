@@ -15,6 +15,8 @@
 //! * Super-packets (TCP TSO, UDP GSO) pass whole over links that only delay. A link that treats packets one by one (loss,
 //!   reordering, duplication, rate, small MTU) makes the fabric cut them up first. The link then sees the packets that a
 //!   wire would carry; the lab's ceiling falls to that of single packets.
+//! * A NAT can also be [played by the kernel](NatEngine::Kernel): a router namespace with a device on either side, which the
+//!   same thread serves. Everything else stays: a kernel NAT behind a modelled one, or before it, links, neighbours.
 //! * Fragments and ICMP errors are routed but not translated: they end at the first NAT.
 //! * What a sender offers beyond the speed of the wire is lost in the queue of its device (2000 packets), as on a slow
 //!   network card. On two processors the wire carries about 24 Gbit/s of UDP GSO, 16 Gbit/s of TCP, 0.15 to 0.25 million
@@ -47,6 +49,7 @@
 
 mod builder;
 mod engine;
+mod kernel_nat;
 mod lab;
 mod network;
 mod packet;
@@ -55,5 +58,6 @@ mod segment;
 mod stats;
 
 pub use builder::{AccessLink, HostSpec, LabBuilder};
+pub use kernel_nat::NatEngine;
 pub use lab::{HostHandle, Lab};
 pub use stats::{FabricDrop, HostStats, LabStats, LinkPairStats, NatReport};

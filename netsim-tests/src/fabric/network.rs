@@ -11,6 +11,7 @@ use std::time::Instant;
 use crate::link::{Arrival, Link};
 use crate::nat::{NatBox, Verdict};
 
+use super::kernel_nat::{Port, Ports};
 use super::packet::{BUFFER_LEN, Packet};
 use super::pool::Pool;
 use super::segment::segments;
@@ -44,7 +45,10 @@ pub(super) struct Realm {
 
 #[derive(Debug)]
 pub(super) struct Nat {
+    /// The model; where the kernel plays the NAT, only its description and addresses are used.
     pub(super) nat: NatBox,
+    /// The devices of the router that plays it, if the kernel does.
+    pub(super) kernel: Option<Ports>,
     pub(super) outside: usize,
     pub(super) inside: usize,
     pub(super) access: Option<usize>,
@@ -71,18 +75,21 @@ pub(super) struct Access {
 
 /// Where a packet is.
 #[derive(Clone, Copy, Debug)]
-enum At {
+pub(super) enum At {
     Realm(usize),
     Up(usize),
     Down(usize),
     Inbound(usize),
     Host(usize),
+    /// At the device of a NAT that the kernel plays.
+    Port(usize),
 }
 
-/// A packet that has reached its host, which is to be written to its device.
+/// A packet that is to be written to a device: it has reached its host, or a NAT that the kernel plays.
 #[derive(Debug)]
 pub(super) struct Delivery {
-    pub(super) host: usize,
+    /// Index among the [ports](Network::ports).
+    pub(super) port: usize,
     pub(super) packet: Packet,
 }
 
@@ -92,12 +99,14 @@ pub(super) struct Network {
     pub(super) nats: Vec<Nat>,
     pub(super) hosts: Vec<Host>,
     pub(super) accesses: Vec<Access>,
+    /// What is behind each device: the hosts in their order, then the NATs that the kernel plays.
+    pub(super) ports: Vec<Port>,
     pub(super) pool: Pool,
     drops: [u64; FabricDrop::ALL.len()],
     waiting: BinaryHeap<Waiting>,
     in_flight: usize,
     sequence: u64,
-    work: VecDeque<(At, Packet)>,
+    pub(super) work: VecDeque<(At, Packet)>,
 }
 
 impl Network {
@@ -146,18 +155,19 @@ impl Network {
             .map(|reason| (reason, self.drops[reason.index()]))
     }
 
-    fn advance(&mut self, now: Instant, out: &mut Vec<Delivery>) {
+    pub(super) fn advance(&mut self, now: Instant, out: &mut Vec<Delivery>) {
         while let Some((at, packet)) = self.work.pop_front() {
             match at {
                 At::Realm(realm) => self.route(realm, packet, now),
                 At::Up(_) | At::Down(_) => self.cross(at, packet, now),
-                At::Inbound(nat) => self.enter(nat, packet, now),
+                At::Inbound(nat) => self.arrive(nat, packet, now),
                 At::Host(host) => {
                     let receiver = &mut self.hosts[host].stats;
                     receiver.received_packets += packet.wire_count();
                     receiver.received_bytes += packet.ip().len() as u64;
-                    out.push(Delivery { host, packet });
+                    out.push(Delivery { port: host, packet });
                 }
+                At::Port(port) => out.push(Delivery { port, packet }),
             }
         }
     }
@@ -176,13 +186,13 @@ impl Network {
                 let at = self.nats[nat].access.map_or(At::Inbound(nat), At::Down);
                 self.work.push_back((at, packet));
             }
-            (None, Some(nat)) => self.leave(nat, packet, now),
+            (None, Some(nat)) => self.depart(nat, packet, now),
             (None, None) => self.end(packet, FabricDrop::NoRoute),
         }
     }
 
     /// From inside a NAT to its outside. Its life is checked first: what ends here makes no mapping.
-    fn leave(&mut self, nat: usize, mut packet: Packet, now: Instant) {
+    pub(super) fn leave(&mut self, nat: usize, mut packet: Packet, now: Instant) {
         if !packet.hop() {
             return self.end(packet, FabricDrop::TtlExpired);
         }
@@ -200,7 +210,7 @@ impl Network {
     }
 
     /// From outside a NAT to its inside. Its tables see the packet before its life is checked.
-    fn enter(&mut self, nat: usize, mut packet: Packet, now: Instant) {
+    pub(super) fn enter(&mut self, nat: usize, mut packet: Packet, now: Instant) {
         let Some(flow) = packet.flow() else {
             return self.end(packet, FabricDrop::Untranslatable);
         };
@@ -220,7 +230,7 @@ impl Network {
         let (index, up) = match at {
             At::Up(index) => (index, true),
             At::Down(index) => (index, false),
-            At::Realm(_) | At::Inbound(_) | At::Host(_) => return,
+            At::Realm(_) | At::Inbound(_) | At::Host(_) | At::Port(_) => return,
         };
         let access = &mut self.accesses[index];
         let link = if up { &mut access.up } else { &mut access.down };
@@ -276,7 +286,7 @@ impl Network {
         });
     }
 
-    fn end(&mut self, packet: Packet, reason: FabricDrop) {
+    pub(super) fn end(&mut self, packet: Packet, reason: FabricDrop) {
         self.count_drop(reason);
         self.pool.give(packet.into_buffer());
     }

@@ -6,6 +6,8 @@ use std::net::Ipv4Addr;
 use crate::link::LinkStats;
 use crate::nat::NatStats;
 
+use super::kernel_nat::NatEngine;
+
 /// Why a packet ended outside of NATs and links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FabricDrop {
@@ -66,7 +68,11 @@ pub struct LabStats {
 pub struct NatReport {
     /// Its address on the outside.
     pub external: Ipv4Addr,
-    /// Its tables and drops.
+    /// Who plays it.
+    pub engine: NatEngine,
+    /// Its tables and drops. Of a NAT that the kernel plays only `sessions`, the flows that connection tracking holds (of
+    /// all protocols, and those of the router itself), and `peak_entries`, the most that any reading of these statistics
+    /// has seen.
     pub stats: NatStats,
 }
 

@@ -181,18 +181,21 @@ static KINDS: [NatKind; 31] = [
             })
         },
     ),
-    named(
-        "short-lived",
-        "Forgets an idle UDP flow after 20 s, and inbound packets do not count: carriers that save on table space.",
-        |_| {
-            one(NatSpec {
-                unreplied_timeout: Duration::from_secs(20),
-                stream_timeout: Duration::from_secs(20),
-                inbound_refresh: false,
-                ..NatSpec::default()
-            })
-        },
-    ),
+    NatKind {
+        kernel: Kernel::Absent("Linux refreshes a flow by packets of either direction"),
+        ..named(
+            "short-lived",
+            "Forgets an idle UDP flow after 20 s, and inbound packets do not count: carriers that save on table space.",
+            |_| {
+                one(NatSpec {
+                    unreplied_timeout: Duration::from_secs(20),
+                    stream_timeout: Duration::from_secs(20),
+                    inbound_refresh: false,
+                    ..NatSpec::default()
+                })
+            },
+        )
+    },
     named(
         "small-table",
         "256 UDP sessions for each subscriber and not one more: carriers with session quotas.",
@@ -255,16 +258,21 @@ static KINDS: [NatKind; 31] = [
             |_| one(NatSpec::default()),
         )
     },
-    named(
-        "linux-input-accept",
-        "Linux masquerade without an INPUT filter: a peer's packet that comes too early costs us the port.",
-        |_| {
-            one(NatSpec {
-                input: InputPolicy::AcceptConntrackClash,
-                ..NatSpec::default()
-            })
-        },
-    ),
+    NatKind {
+        kernel: Kernel::Differs(
+            "two hosts inside with the same port share it outside, as long as they talk to different endpoints",
+        ),
+        ..named(
+            "linux-input-accept",
+            "Linux masquerade without an INPUT filter: a peer's packet that comes too early costs us the port.",
+            |_| {
+                one(NatSpec {
+                    input: InputPolicy::AcceptConntrackClash,
+                    ..NatSpec::default()
+                })
+            },
+        )
+    },
     named(
         "blacklisting",
         "Bars for 2 s whoever sent something unsolicited, anew with every packet: routers with flood protection.",

@@ -49,6 +49,19 @@ pub enum LabError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The program that loads packet filter rules is not installed.
+    #[error("cannot find the program nft, which the kernel's NATs need: install the package nftables")]
+    NoNft,
+    /// The kernel, or the program `nft`, refuses the rules of a NAT.
+    #[error(
+        "the packet filter rules of {at} are refused ({said}): this kernel or nft lacks a feature of NAT"
+    )]
+    Rules {
+        /// Whose rules.
+        at: String,
+        /// What the program said.
+        said: String,
+    },
     /// A thread of the lab could not be started, or ended before its time.
     #[error("a thread of the lab failed ({0})")]
     Thread(#[source] io::Error),

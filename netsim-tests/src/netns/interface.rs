@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
@@ -11,29 +11,65 @@ use netlink_packet_core::{
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{
-    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::error::LabError;
 
-/// The one interface of a host.
+/// One interface of a host or router.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct InterfaceSpec<'a> {
     /// An existing device.
     pub(crate) name: &'a str,
     /// Addresses with their prefix lengths; the first of a family is the source of what the host sends.
     pub(crate) addresses: &'a [(IpAddr, u8)],
+    /// What is routed through it.
+    pub(crate) reach: Reach<'a>,
     /// Bytes of IP packet.
     pub(crate) mtu: u32,
     /// Packets that the device queues for its reader.
     pub(crate) queue: u32,
 }
 
-/// Brings up loopback and the interface, and routes everything through it.
+/// What an interface leads to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Reach<'a> {
+    /// All destinations of the families that its addresses have.
+    Everything,
+    /// All IPv4 destinations, and the IPv6 ones too whatever its addresses.
+    Both,
+    /// These addresses.
+    Only(&'a [IpAddr]),
+}
+
+impl Reach<'_> {
+    /// The routes to make: destinations and the lengths of their prefixes.
+    fn routes(self, addresses: &[(IpAddr, u8)]) -> Vec<(IpAddr, u8)> {
+        let all_v4 = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+        let all_v6 = (IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
+        let any = |is: fn(&IpAddr) -> bool| addresses.iter().any(|(ip, _)| is(ip));
+        match self {
+            Self::Everything => [(any(IpAddr::is_ipv4), all_v4), (any(IpAddr::is_ipv6), all_v6)]
+                .into_iter()
+                .filter_map(|(has, route)| has.then_some(route))
+                .collect(),
+            Self::Both => vec![all_v4, all_v6],
+            Self::Only(ips) => ips.iter().map(|ip| (*ip, full_len(*ip))).collect(),
+        }
+    }
+}
+
+/// Prefix length of a single address.
+pub(crate) fn full_len(ip: IpAddr) -> u8 {
+    if ip.is_ipv4() { 32 } else { 128 }
+}
+
+/// Brings up loopback and the interface, and routes through it what it leads to.
 pub(crate) fn configure(spec: &InterfaceSpec<'_>) -> Result<(), LabError> {
-    let has_v6 = spec.addresses.iter().any(|(ip, _)| ip.is_ipv6());
+    let routes = spec.reach.routes(spec.addresses);
+    let has_v6 = spec.addresses.iter().chain(&routes).any(|(ip, _)| ip.is_ipv6());
     settings(spec.name, has_v6)?;
     let mut netlink = Netlink::open().map_err(|source| failure("netlink", source))?;
     let loopback = index_of("lo")?;
@@ -47,11 +83,8 @@ pub(crate) fn configure(spec: &InterfaceSpec<'_>) -> Result<(), LabError> {
     for (ip, prefix) in spec.addresses {
         netlink.ask("address", address(device, *ip, *prefix))?;
     }
-    if spec.addresses.iter().any(|(ip, _)| ip.is_ipv4()) {
-        netlink.ask("default route", default_route(device, AddressFamily::Inet))?;
-    }
-    if has_v6 {
-        netlink.ask("default route", default_route(device, AddressFamily::Inet6))?;
+    for (ip, prefix) in routes {
+        netlink.ask("route", route(device, ip, prefix))?;
     }
     Ok(())
 }
@@ -80,7 +113,7 @@ fn settings(name: &str, has_v6: bool) -> Result<(), LabError> {
 }
 
 /// `/proc/sys/net` shows the namespace of the thread that opens it.
-fn sysctl(name: &str, value: &str) -> Result<(), LabError> {
+pub(crate) fn sysctl(name: &str, value: &str) -> Result<(), LabError> {
     fs::write(format!("/proc/sys/{name}"), value).map_err(|source| failure(name, source))
 }
 
@@ -113,14 +146,22 @@ fn address(index: u32, ip: IpAddr, prefix: u8) -> RouteNetlinkMessage {
     RouteNetlinkMessage::NewAddress(message)
 }
 
-fn default_route(index: u32, family: AddressFamily) -> RouteNetlinkMessage {
+fn route(index: u32, ip: IpAddr, prefix: u8) -> RouteNetlinkMessage {
     let mut message = RouteMessage::default();
-    message.header.address_family = family;
+    message.header.address_family = family(ip);
+    message.header.destination_prefix_length = prefix;
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::Static;
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unicast;
     message.attributes = vec![RouteAttribute::Oif(index)];
+    if prefix > 0 {
+        let destination = match ip {
+            IpAddr::V4(ip) => RouteAddress::Inet(ip),
+            IpAddr::V6(ip) => RouteAddress::Inet6(ip),
+        };
+        message.attributes.push(RouteAttribute::Destination(destination));
+    }
     RouteNetlinkMessage::NewRoute(message)
 }
 

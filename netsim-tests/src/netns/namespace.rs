@@ -56,6 +56,12 @@ impl Namespace {
         })
     }
 
+    /// The name given to [`Namespace::create`].
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Moves the calling thread into the namespace for good. Threads and processes that it starts are born there.
     ///
     /// # Errors

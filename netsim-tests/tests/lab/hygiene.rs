@@ -5,13 +5,27 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use knothole_netsim::fabric::{HostSpec, Lab};
+use knothole_netsim::fabric::{HostSpec, Lab, NatEngine};
+use knothole_netsim::netns;
 
 use crate::support::*;
 
 fn one_lab() -> Lab {
     with_server()
         .host("a", HostSpec::behind(chain("port-restricted"), LAN_A))
+        .build()
+        .unwrap()
+}
+
+/// The same with a NAT of the kernel where it has any: a namespace without a host in it, and a thread of its own.
+fn one_lab_of_any_kind() -> Lab {
+    let engine = match netns::probe().unwrap().kernel_nat {
+        Ok(()) => NatEngine::Kernel,
+        Err(_) => NatEngine::Model,
+    };
+    with_server()
+        .engine(engine)
+        .host("a", HostSpec::behind(chain("symmetric-counter-busy"), LAN_A))
         .build()
         .unwrap()
 }
@@ -98,7 +112,7 @@ fn the_machine_itself_sees_nothing_of_a_lab() {
 #[test]
 #[ignore = "started by the test below in a process of its own"]
 fn victim() {
-    let lab = one_lab();
+    let lab = one_lab_of_any_kind();
     let mut sleep = Command::new("sleep");
     sleep.arg("600");
     let mut child = lab.host("a").unwrap().spawn(sleep).unwrap();

@@ -10,6 +10,7 @@
 
 mod classify;
 mod hygiene;
+mod kernel;
 mod quirks;
 mod race;
 mod routing;

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use knothole_netsim::fabric::{HostSpec, Lab};
+use knothole_netsim::fabric::{HostSpec, Lab, NatEngine};
 use knothole_netsim::link::LinkSpec;
 
 use crate::support::*;
@@ -13,9 +13,10 @@ const ONE_WAY: Duration = Duration::from_millis(60);
 const RETRANSMISSION: Duration = Duration::from_millis(5);
 
 /// Do two hosts meet that both send every few milliseconds, the second one beginning `skew` after the first?
-fn punch(kind: &str, skew: Duration) -> bool {
+fn punch(engine: NatEngine, kind: &str, skew: Duration) -> bool {
     let half = LinkSpec::delay(ONE_WAY / 2);
     let lab = Lab::builder()
+        .engine(engine)
         .host("a", HostSpec::behind(chain(kind), LAN_A))
         .host("b", HostSpec::behind(chain(kind), LAN_B))
         .link("a", half)
@@ -47,11 +48,24 @@ fn punching_two_linux_nats_fails_exactly_when_the_skew_exceeds_the_one_way_delay
         return;
     }
     let _quiet = quiet();
-    assert!(punch("linux-input-accept", Duration::ZERO));
-    assert!(punch("linux-input-accept", ONE_WAY / 3));
-    assert!(!punch("linux-input-accept", ONE_WAY * 3));
+    skewed(NatEngine::Model);
+}
+
+#[test]
+fn so_does_punching_two_nats_that_the_kernel_plays() {
+    if !kernel_possible() {
+        return;
+    }
+    let _quiet = quiet();
+    skewed(NatEngine::Kernel);
+}
+
+fn skewed(engine: NatEngine) {
+    assert!(punch(engine, "linux-input-accept", Duration::ZERO));
+    assert!(punch(engine, "linux-input-accept", ONE_WAY / 3));
+    assert!(!punch(engine, "linux-input-accept", ONE_WAY * 3));
     assert!(
-        punch("port-restricted", ONE_WAY * 3),
+        punch(engine, "port-restricted", ONE_WAY * 3),
         "with INPUT drop the skew does not matter"
     );
 }

@@ -44,6 +44,23 @@ pub(crate) fn installed(program: &str, is: bool) -> bool {
     is
 }
 
+/// Can the kernel of this machine play NATs? Says why if not.
+pub(crate) fn kernel_possible() -> bool {
+    let reason = match netns::probe() {
+        Ok(probe) => probe.kernel_nat.err(),
+        Err(error) => Some(error.to_string()),
+    };
+    let Some(reason) = reason else {
+        return true;
+    };
+    assert!(
+        std::env::var("CI").as_deref() != Ok("true"),
+        "the kernel's NATs must run here: {reason}"
+    );
+    println!("skipped: {reason}");
+    false
+}
+
 /// Taken by tests that measure time, and by those that load the machine, so that they do not measure each other.
 pub(crate) fn quiet() -> MutexGuard<'static, ()> {
     static QUIET: Mutex<()> = Mutex::new(());
