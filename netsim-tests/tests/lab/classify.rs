@@ -234,6 +234,7 @@ fn a_policy_changed_at_run_time_cuts_udp_off_and_lets_it_on_again() {
         return;
     }
     let lab = with_server()
+        .host("str", HostSpec::public([STRANGER]))
         .host("a", HostSpec::behind(chain("full-cone"), LAN_A))
         .build()
         .unwrap();
@@ -246,5 +247,7 @@ fn a_policy_changed_at_run_time_cuts_udp_off_and_lets_it_on_again() {
     lab.set_udp_policy("a", UdpPolicy::OnlyTo([IpAddr::from(SERVERS[0])].into()))
         .unwrap();
     assert!(seen(&client, &observer, at).is_some());
+    let stranger = socket(&lab, "str", STRANGER, PORTS[0]);
+    assert_eq!(seen(&client, &stranger, (STRANGER, PORTS[0]).into()), None);
     assert!(lab.set_udp_policy("srv", UdpPolicy::Blocked(None)).is_err());
 }

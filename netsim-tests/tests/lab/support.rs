@@ -9,8 +9,9 @@ use knothole_netsim::fabric::{HostSpec, Lab, LabBuilder};
 use knothole_netsim::nat::{NatSpec, kind};
 use knothole_netsim::netns;
 
-/// The two addresses of the server.
+/// The two addresses of the observer and the address of a host that nobody has sent to.
 pub(crate) const SERVERS: [Ipv4Addr; 2] = [Ipv4Addr::new(5, 5, 5, 1), Ipv4Addr::new(5, 5, 5, 2)];
+pub(crate) const STRANGER: Ipv4Addr = Ipv4Addr::new(5, 5, 6, 1);
 pub(crate) const LAN_A: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 10);
 pub(crate) const LAN_B: Ipv4Addr = Ipv4Addr::new(192, 168, 2, 20);
 
