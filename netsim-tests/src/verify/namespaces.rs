@@ -36,10 +36,10 @@ const DATAGRAM_MAX: usize = 2_048;
 /// Time to live of packets that are not to end on the way: what Linux sets.
 const DEFAULT_TTL: u8 = 64;
 
-/// Timers of NATs whose timers are measured with a clock on the wall. They are no multiples of the steps of
-/// [`Namespaces::timers`], so that a busy machine does not blur which step was the last.
-const SHORT: Duration = Duration::from_millis(1_100);
-const SHORT_STREAM: Duration = Duration::from_millis(2_300);
+/// Timers of NATs whose timers are measured with a clock on the wall. Whole seconds, as the kernel counts them, and no
+/// multiples of the steps of [`Namespaces::timers`], so that a busy machine does not blur which step was the last.
+const SHORT: Duration = Duration::from_secs(1);
+const SHORT_STREAM: Duration = Duration::from_secs(2);
 
 /// A lab with a server, a stranger, and the NATs to be measured.
 #[derive(Debug)]
@@ -231,7 +231,7 @@ impl<'a> Namespaces<'a> {
             grace: GRACE,
             behaviour: false,
             lifetimes: Some(Search {
-                limit: Duration::from_secs(3),
+                limit: Duration::from_millis(3_450),
                 points: 15,
                 rounds: 1,
             }),

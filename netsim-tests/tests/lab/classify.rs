@@ -145,7 +145,7 @@ fn mappings_end_when_their_timers_say_and_not_before() {
     if !possible() {
         return;
     }
-    let (unreplied, stream) = (Duration::from_millis(1_100), Duration::from_millis(2_300));
+    let (unreplied, stream) = (Duration::from_secs(1), Duration::from_secs(2));
     let specs = [true, false].map(|inbound_refresh| NatSpec {
         unreplied_timeout: unreplied,
         stream_timeout: stream,
