@@ -1,5 +1,6 @@
 //! `knothole-netsim verify`: is each NAT what it says, in each world?
 
+use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
@@ -8,7 +9,7 @@ use serde_json::json;
 
 use super::say;
 use knothole_netsim::nat::{NatKind, kinds};
-use knothole_netsim::netns::{self, LabError};
+use knothole_netsim::netns;
 use knothole_netsim::verify::{
     Path, Property, Report, Value, World, has_coturn, verify_in_memory, verify_in_namespaces,
 };
@@ -51,6 +52,8 @@ enum Where {
 enum Player {
     /// The lab's own NAT
     Model,
+    /// The rules of this machine's kernel; needs the program `nft`
+    Kernel,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -64,12 +67,12 @@ enum Switch {
 /// Measures, and says what came of it.
 pub(crate) fn run(args: &VerifyArgs) -> ExitCode {
     let wanted = |place| args.world.is_none_or(|world| world == place);
-    let lab = wanted(Where::Netns).then(|| netns::become_lab_root().and_then(|()| netns::probe()));
+    let lab = wanted(Where::Netns).then(|| lab(args.nat));
     let world = args.nat.world();
     match &lab {
-        Some(Err(error)) if args.world == Some(Where::Netns) => return no_lab(error, args.json),
+        Some(Err(error)) if args.world == Some(Where::Netns) => return no_lab(error.as_ref(), args.json),
         Some(Err(error)) => eprintln!("{} is left out: {error}", world.word()),
-        Some(Ok(_)) | None => {}
+        Some(Ok(())) | None => {}
     }
     let chosen: Vec<&'static NatKind> = if args.kinds.is_empty() {
         kinds().iter().collect()
@@ -85,7 +88,7 @@ pub(crate) fn run(args: &VerifyArgs) -> ExitCode {
             }
         }
     }
-    if let Some(Ok(_)) = lab {
+    if let Some(Ok(())) = lab {
         let second = args.coturn == Switch::Auto && has_coturn();
         if let Err(error) = verify_in_namespaces(&chosen, world, second, |report| paper.add(report)) {
             return failed(&error, args.json);
@@ -94,15 +97,26 @@ pub(crate) fn run(args: &VerifyArgs) -> ExitCode {
     paper.conclude()
 }
 
+/// Can this machine run the lab?
+fn lab(player: Player) -> Result<(), Box<dyn Error>> {
+    netns::become_lab_root()?;
+    let probe = netns::probe()?;
+    match player {
+        Player::Model => Ok(()),
+        Player::Kernel => Ok(probe.kernel_nat?),
+    }
+}
+
 impl Player {
     fn world(self) -> World {
         match self {
             Self::Model => World::Netns,
+            Self::Kernel => World::Kernel,
         }
     }
 }
 
-fn no_lab(error: &LabError, json: bool) -> ExitCode {
+fn no_lab(error: &dyn Error, json: bool) -> ExitCode {
     if json {
         let message = error.to_string();
         let event = json!({ "schema": 1, "event": "error", "code": CONFIGURATION, "message": message, "hint": IN_MEMORY });
@@ -114,7 +128,7 @@ fn no_lab(error: &LabError, json: bool) -> ExitCode {
 
 const IN_MEMORY: &str = "the same in memory needs no rights: --world sim";
 
-fn failed(error: &dyn std::error::Error, json: bool) -> ExitCode {
+fn failed(error: &dyn Error, json: bool) -> ExitCode {
     if json {
         let message = error.to_string();
         let _unread = say(json!({ "schema": 1, "event": "error", "code": 1, "message": message }));
@@ -156,6 +170,12 @@ impl Paper {
                 "kind", "path", "world", "map", "filt", "ports", "hairpin", "verdict",
             ]
             .map(String::from)))?;
+        }
+        if report.measured.0.is_empty() {
+            let (kind, world) = (report.kind.name, report.world.word());
+            return say(row(
+                [kind, "-", world, "-", "-", "-", "-", "absent"].map(String::from)
+            ));
         }
         let paths = [Path::V4, Path::V6, Path::Nat64];
         for path in paths {
@@ -202,7 +222,9 @@ impl Paper {
             say("")?;
             notes.iter().try_for_each(say)?;
         }
-        let agree = self.reports.iter().filter(|report| report.agrees()).count();
+        let measured = |report: &&Report| !report.measured.0.is_empty();
+        let there: Vec<&Report> = self.reports.iter().filter(measured).collect();
+        let agree = there.iter().filter(|report| report.agrees()).count();
         let opinions = self
             .reports
             .iter()
@@ -210,7 +232,7 @@ impl Paper {
             .count();
         say(format_args!(
             "\n{agree} of {} are what they say; coturn's client was asked about {opinions}",
-            self.reports.len()
+            there.len()
         ))
     }
 }
@@ -241,9 +263,10 @@ fn notes(report: &Report) -> Vec<String> {
     let disagreements = report.disagreements.iter().map(|one| format!("{about}: {one}"));
     let contradictions = report.second.iter().flat_map(|second| &second.contradictions);
     let contradictions = contradictions.map(|one| format!("{about}: {one}"));
-    let known = report
-        .known
-        .map(|known| format!("{about}: known to differ: {known}"));
+    let known = report.known.map(|known| match report.measured.0.is_empty() {
+        true => format!("{about}: absent: {known}"),
+        false => format!("{about}: known to differ: {known}"),
+    });
     disagreements.chain(contradictions).chain(known).collect()
 }
 

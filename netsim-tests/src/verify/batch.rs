@@ -2,12 +2,12 @@
 
 use std::thread;
 
-use crate::nat::{NatKind, Side};
+use crate::nat::{Kernel, NatKind, Side};
 use crate::netns::LabError;
 
 use super::SERVERS;
 use super::coturn::{self, Words};
-use super::expect::expected;
+use super::expect::{expected, expected_of_kernel};
 use super::facts::{Disagreement, Facts, Path};
 use super::ground::{GroundError, Stage};
 use super::measure::measure;
@@ -44,46 +44,81 @@ pub fn verify_in_namespaces(
     mut report: impl FnMut(Report),
 ) -> Result<(), VerifyError> {
     for kinds in kinds.chunks(AT_ONCE) {
-        let sides: Vec<Side> = kinds.iter().map(|kind| kind.side(&SERVERS)).collect();
-        let sites = sides.iter().cloned().chain(sides.iter().map(shortened)).collect();
-        let yard = Yard::build(sites, world)?;
-        let (yard, sides, count) = (&yard, &sides, kinds.len());
-        let results = thread::scope(|scope| {
-            let mut started = Vec::new();
-            for (site, side) in sides.iter().enumerate() {
-                let run = move || behaviour(yard, site, side, world);
-                started.push((site, scope.spawn(run)));
-                if second {
-                    let slot = 2 * count + site;
-                    let run = move || opinion(yard, count + site, slot, world);
-                    started.push((site, scope.spawn(run)));
-                }
-                let (_, stage) = yard.ground(count + site, world);
-                for stage in stage.split() {
-                    let run = move || timers(yard, count + site, side, world, &stage);
-                    started.push((site, scope.spawn(run)));
-                }
-            }
-            let joined = started.into_iter().map(|(site, thread)| (site, join(thread)));
-            joined.collect::<Vec<_>>()
-        });
-        let mut found: Vec<Found> = kinds.iter().map(|_| Found::default()).collect();
-        for (site, result) in results {
-            found[site].absorb(result?);
-        }
-        for (kind, found) in kinds.iter().zip(found) {
+        let there: Vec<&'static NatKind> = kinds.iter().copied().filter(|kind| exists(kind, world)).collect();
+        let mut found = measure_together(&there, world, second)?.into_iter();
+        for kind in kinds {
+            let found = exists(kind, world).then(|| found.next()).flatten();
+            let found = found.unwrap_or_default();
             let second = found.second.and_then(|words| words.judge(&found.measured));
             report(Report {
                 kind,
                 world,
                 measured: found.measured,
                 disagreements: found.disagreements,
-                known: None,
+                known: known(kind, world),
                 second,
             });
         }
     }
     Ok(())
+}
+
+/// Measures kinds in one lab at the same time.
+fn measure_together(
+    kinds: &[&'static NatKind],
+    world: World,
+    second: bool,
+) -> Result<Vec<Found>, VerifyError> {
+    let sides: Vec<Side> = kinds.iter().map(|kind| kind.side(&SERVERS)).collect();
+    let sites = sides.iter().cloned().chain(sides.iter().map(shortened)).collect();
+    let yard = Yard::build(sites, world)?;
+    let (yard, count) = (&yard, kinds.len());
+    let results = thread::scope(|scope| {
+        let mut started = Vec::new();
+        for (site, kind) in kinds.iter().zip(&sides).enumerate() {
+            let run = move || behaviour(yard, site, kind, world);
+            started.push((site, scope.spawn(run)));
+            if second {
+                let run = move || opinion(yard, count + site, 2 * count + site, world);
+                started.push((site, scope.spawn(run)));
+            }
+            let (_, stage) = yard.ground(count + site, world);
+            for stage in stage.split() {
+                let run = move || timers(yard, count + site, kind, world, &stage);
+                started.push((site, scope.spawn(run)));
+            }
+        }
+        let joined = started.into_iter().map(|(site, thread)| (site, join(thread)));
+        joined.collect::<Vec<_>>()
+    });
+    let mut found: Vec<Found> = kinds.iter().map(|_| Found::default()).collect();
+    for (site, result) in results {
+        found[site].absorb(result?);
+    }
+    Ok(found)
+}
+
+/// Does this world have the kind?
+fn exists(kind: &NatKind, world: World) -> bool {
+    match kind.kernel {
+        Kernel::Absent(_) => world != World::Kernel,
+        Kernel::Alike | Kernel::Differs(_) => true,
+    }
+}
+
+/// What the kind says about itself in this world.
+fn known(kind: &NatKind, world: World) -> Option<&'static str> {
+    match (world, kind.kernel) {
+        (World::Kernel, Kernel::Differs(why) | Kernel::Absent(why)) => Some(why),
+        _ => None,
+    }
+}
+
+fn described(kind: &NatKind, side: &Side, stage: &Stage, world: World) -> Facts {
+    match world {
+        World::Sim | World::Netns => expected(side, stage),
+        World::Kernel => expected_of_kernel(kind, side, stage),
+    }
 }
 
 /// What was found at a site.
@@ -104,11 +139,16 @@ impl Found {
 }
 
 /// Everything but the timers.
-fn behaviour(yard: &Yard, site: usize, side: &Side, world: World) -> Result<Found, VerifyError> {
+fn behaviour(
+    yard: &Yard,
+    site: usize,
+    (kind, side): (&&'static NatKind, &Side),
+    world: World,
+) -> Result<Found, VerifyError> {
     let (mut ground, stage) = yard.ground(site, world);
     let measured = measure(&mut ground, &stage, &Namespaces::behaviour(side))?;
     Ok(Found {
-        disagreements: expected(side, &stage).disagreements(&measured),
+        disagreements: described(kind, side, &stage, world).disagreements(&measured),
         measured,
         second: None,
     })
@@ -124,11 +164,17 @@ fn opinion(yard: &Yard, site: usize, slot: usize, world: World) -> Result<Found,
 }
 
 /// The timers of one path, at a site where they are short.
-fn timers(yard: &Yard, site: usize, side: &Side, world: World, stage: &Stage) -> Result<Found, VerifyError> {
+fn timers(
+    yard: &Yard,
+    site: usize,
+    (kind, side): (&&'static NatKind, &Side),
+    world: World,
+    stage: &Stage,
+) -> Result<Found, VerifyError> {
     let (mut ground, _) = yard.ground(site, world);
     let measured = measure(&mut ground, stage, &Namespaces::timers())?;
     let paths: Vec<Path> = stage.views().iter().map(|view| view.path).collect();
-    let mut described = expected(&shortened(side), stage);
+    let mut described = described(kind, &shortened(side), stage, world);
     described.retain_timers(&paths);
     Ok(Found {
         disagreements: described.disagreements(&measured),

@@ -12,7 +12,7 @@ use super::measure::Scene;
 
 /// Traffic both ways for over two seconds makes a flow a stream (Linux; `reference/netsim.md` section 7): so long, in
 /// steps that no timer of a second and more survives unnoticed.
-const STREAM_STEPS: u32 = 6;
+const STREAM_STEPS: u32 = 5;
 const STREAM_STEP: Duration = Duration::from_millis(450);
 
 /// Between two packets of a mapping that is used all the time. No divisor of a timer, and short enough for any.

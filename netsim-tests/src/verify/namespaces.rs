@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
-use crate::fabric::{HostHandle, HostSpec, Lab, LabBuilder};
+use crate::fabric::{HostHandle, HostSpec, Lab, LabBuilder, NatEngine};
 use crate::nat::{Ipv6, NatSpec, PROXY, Side};
 use crate::netns::LabError;
 
@@ -136,6 +136,7 @@ impl Yard {
 fn played_by(world: World, builder: LabBuilder) -> LabBuilder {
     match world {
         World::Sim | World::Netns => builder,
+        World::Kernel => builder.engine(NatEngine::Kernel),
     }
 }
 
@@ -436,7 +437,7 @@ impl Ground for Namespaces<'_> {
 
     fn lacks(&self, _property: Property) -> Option<&'static str> {
         match self.world {
-            World::Sim | World::Netns => None,
+            World::Sim | World::Netns | World::Kernel => None,
         }
     }
 }
