@@ -19,12 +19,7 @@ pub trait Ground {
     /// # Errors
     ///
     /// The host does not have the address, the port is in use, or the machine has no more sockets.
-    fn open(
-        &mut self,
-        place: Place,
-        local: SocketAddr,
-        peer: Option<SocketAddr>,
-    ) -> Result<Handle, GroundError>;
+    fn open(&mut self, place: Place, local: SocketAddr, peer: Option<SocketAddr>) -> GroundResult<Handle>;
 
     /// Closes a socket.
     fn close(&mut self, socket: Handle);
@@ -38,38 +33,35 @@ pub trait Ground {
     /// # Errors
     ///
     /// The machine, not the network, refused.
-    fn send(
-        &mut self,
-        socket: Handle,
-        to: SocketAddr,
-        ttl: Option<u8>,
-        bytes: &[u8],
-    ) -> Result<(), GroundError>;
+    fn send(&mut self, socket: Handle, to: SocketAddr, ttl: Option<u8>, bytes: &[u8]) -> GroundResult<()>;
 
     /// What happens next on any open socket; `None` when nothing does until `until`.
     ///
     /// # Errors
     ///
     /// The machine refused.
-    fn receive(&mut self, until: Instant) -> Result<Option<News>, GroundError>;
+    fn receive(&mut self, until: Instant) -> GroundResult<Option<News>>;
 
     /// Lets the NATs forget everything, as a power cycle does.
     ///
     /// # Errors
     ///
     /// The machine refused.
-    fn reboot(&mut self) -> Result<(), GroundError>;
+    fn reboot(&mut self) -> GroundResult<()>;
 
     /// What becomes of TCP; `None` where this world has no TCP.
     ///
     /// # Errors
     ///
     /// The machine refused.
-    fn tcp(&mut self) -> Result<Option<Tcp>, GroundError>;
+    fn tcp(&mut self) -> GroundResult<Option<Tcp>>;
 
     /// Why this world cannot show a property; `None` if it can.
     fn lacks(&self, property: Property) -> Option<&'static str>;
 }
+
+/// What a ground did, or why it could not.
+pub type GroundResult<T> = Result<T, GroundError>;
 
 /// A socket, numbered by its [`Ground`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -49,7 +49,7 @@ pub use expect::{expected, expected_of_kernel};
 pub use facts::{
     Capacity, Disagreement, Facts, HairpinSeen, Life, Path, Ports, Property, Reach, Said, Tcp, Trace, Value,
 };
-pub use ground::{Arrival, Depth, Ground, GroundError, Handle, News, Place, Search, Stage};
+pub use ground::{Arrival, Depth, Ground, GroundError, GroundResult, Handle, News, Place, Search, Stage};
 pub use measure::measure;
 pub use memory::Memory;
 #[cfg(target_os = "linux")]
