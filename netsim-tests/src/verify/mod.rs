@@ -1,7 +1,7 @@
 //! Is every NAT what it says? Measures it by RFC 5780 probes and more, and holds that against its description.
 //!
 //! One measuring code serves all worlds: it drives sockets of a [`Ground`], of which there are two, in memory with virtual
-//! time ([`Memory`]) and between network namespaces ([`Namespaces`]). [`measure`] does not know what it measures;
+//! time ([`Memory`]) and between network namespaces ([`Namespaces`]). [`measure()`] does not know what it measures;
 //! [`expected`] does not measure; [`Facts::disagreements`] compares. The stage is always the same: an observer with two
 //! addresses and two ports, which is our own STUN server; a stranger; and at least two hosts behind the NAT.
 //!
