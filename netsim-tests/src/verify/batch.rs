@@ -7,8 +7,8 @@ use crate::netns::LabError;
 
 use super::SERVERS;
 use super::coturn::{self, Words};
-use super::expect::expected;
-use super::facts::{Disagreement, Facts, Path, Property};
+use super::expect::{expected, expected_of_kernel};
+use super::facts::{Disagreement, Facts, Path};
 use super::ground::{GroundError, Stage};
 use super::measure::measure;
 use super::namespaces::{Namespaces, Yard, shortened};
@@ -29,7 +29,7 @@ pub enum VerifyError {
     Ground(#[from] GroundError),
 }
 
-/// Verifies kinds between namespaces; kinds that `world` has no form of are passed over. Each is measured twice at the same time, once as it is and once with timers that are
+/// Verifies kinds between namespaces. Each is measured twice at the same time, once as it is and once with timers that are
 /// over in a few seconds. `second` asks for the opinion of coturn's client besides, if it is installed.
 ///
 /// `report` is called for each kind, in their order, as soon as it is known.
@@ -43,48 +43,19 @@ pub fn verify_in_namespaces(
     second: bool,
     mut report: impl FnMut(Report),
 ) -> Result<(), VerifyError> {
-    let kinds: Vec<&'static NatKind> = kinds.iter().copied().filter(|kind| exists(kind, world)).collect();
     for kinds in kinds.chunks(AT_ONCE) {
-        let sides: Vec<Side> = kinds.iter().map(|kind| kind.side(&SERVERS)).collect();
-        let sites = sides.iter().cloned().chain(sides.iter().map(shortened)).collect();
-        let yard = Yard::build(sites, world)?;
-        let (yard, sides, count) = (&yard, &sides, kinds.len());
-        let results = thread::scope(|scope| {
-            let mut started = Vec::new();
-            for (site, side) in sides.iter().enumerate() {
-                let run = move || behaviour(yard, site, side);
-                started.push((site, scope.spawn(run)));
-                if second {
-                    let slot = 2 * count + site;
-                    let run = move || opinion(yard, count + site, slot);
-                    started.push((site, scope.spawn(run)));
-                }
-                let (_, stage) = yard.ground(count + site);
-                for stage in stage.split() {
-                    let run = move || timers(yard, count + site, side, &stage);
-                    started.push((site, scope.spawn(run)));
-                }
-            }
-            let joined = started.into_iter().map(|(site, thread)| (site, join(thread)));
-            joined.collect::<Vec<_>>()
-        });
-        let mut found: Vec<Found> = kinds.iter().map(|_| Found::default()).collect();
-        for (site, result) in results {
-            found[site].absorb(result?);
-        }
-        for (kind, mut found) in kinds.iter().zip(found) {
-            let known = known_to_differ(kind, world);
-            let excused = known.map_or(&[][..], |(_, properties)| properties);
-            found
-                .disagreements
-                .retain(|disagreement| !excused.contains(&disagreement.property));
+        let there: Vec<&'static NatKind> = kinds.iter().copied().filter(|kind| exists(kind, world)).collect();
+        let mut found = measure_together(&there, world, second)?.into_iter();
+        for kind in kinds {
+            let found = exists(kind, world).then(|| found.next()).flatten();
+            let found = found.unwrap_or_default();
             let second = found.second.and_then(|words| words.judge(&found.measured));
             report(Report {
                 kind,
                 world,
                 measured: found.measured,
                 disagreements: found.disagreements,
-                known: known.map(|(why, _)| why),
+                known: known(kind, world),
                 second,
             });
         }
@@ -92,17 +63,61 @@ pub fn verify_in_namespaces(
     Ok(())
 }
 
-/// Can the kind be had in this world?
-fn exists(kind: &NatKind, world: World) -> bool {
-    world != World::Kernel || !matches!(kind.kernel, Kernel::Absent(_))
+/// Measures kinds in one lab at the same time.
+fn measure_together(
+    kinds: &[&'static NatKind],
+    world: World,
+    second: bool,
+) -> Result<Vec<Found>, VerifyError> {
+    let sides: Vec<Side> = kinds.iter().map(|kind| kind.side(&SERVERS)).collect();
+    let sites = sides.iter().cloned().chain(sides.iter().map(shortened)).collect();
+    let yard = Yard::build(sites, world)?;
+    let (yard, count) = (&yard, kinds.len());
+    let results = thread::scope(|scope| {
+        let mut started = Vec::new();
+        for (site, kind) in kinds.iter().zip(&sides).enumerate() {
+            let run = move || behaviour(yard, site, kind, world);
+            started.push((site, scope.spawn(run)));
+            if second {
+                let run = move || opinion(yard, count + site, 2 * count + site);
+                started.push((site, scope.spawn(run)));
+            }
+            let (_, stage) = yard.ground(count + site);
+            for stage in stage.split() {
+                let run = move || timers(yard, count + site, kind, world, &stage);
+                started.push((site, scope.spawn(run)));
+            }
+        }
+        let joined = started.into_iter().map(|(site, thread)| (site, join(thread)));
+        joined.collect::<Vec<_>>()
+    });
+    let mut found: Vec<Found> = kinds.iter().map(|_| Found::default()).collect();
+    for (site, result) in results {
+        found[site].absorb(result?);
+    }
+    Ok(found)
 }
 
-/// In what a world is known to differ from the description of a kind, and why.
-fn known_to_differ(kind: &NatKind, world: World) -> Option<(&'static str, &'static [Property])> {
+/// Does this world have the kind?
+fn exists(kind: &NatKind, world: World) -> bool {
     match kind.kernel {
-        // So far no kind differs in anything else.
-        Kernel::Differs(why) if world == World::Kernel => Some((why, &[Property::Overloads])),
+        Kernel::Absent(_) => world != World::Kernel,
+        Kernel::Alike | Kernel::Differs(_) => true,
+    }
+}
+
+/// What the kind says about itself in this world.
+fn known(kind: &NatKind, world: World) -> Option<&'static str> {
+    match (world, kind.kernel) {
+        (World::Kernel, Kernel::Differs(why) | Kernel::Absent(why)) => Some(why),
         _ => None,
+    }
+}
+
+fn described(kind: &NatKind, side: &Side, stage: &Stage, world: World) -> Facts {
+    match world {
+        World::Sim | World::Netns => expected(side, stage),
+        World::Kernel => expected_of_kernel(kind, side, stage),
     }
 }
 
@@ -124,11 +139,16 @@ impl Found {
 }
 
 /// Everything but the timers.
-fn behaviour(yard: &Yard, site: usize, side: &Side) -> Result<Found, VerifyError> {
+fn behaviour(
+    yard: &Yard,
+    site: usize,
+    (kind, side): (&&'static NatKind, &Side),
+    world: World,
+) -> Result<Found, VerifyError> {
     let (mut ground, stage) = yard.ground(site);
     let measured = measure(&mut ground, &stage, &Namespaces::behaviour(side))?;
     Ok(Found {
-        disagreements: expected(side, &stage).disagreements(&measured),
+        disagreements: described(kind, side, &stage, world).disagreements(&measured),
         measured,
         second: None,
     })
@@ -144,11 +164,17 @@ fn opinion(yard: &Yard, site: usize, slot: usize) -> Result<Found, VerifyError> 
 }
 
 /// The timers of one path, at a site where they are short.
-fn timers(yard: &Yard, site: usize, side: &Side, stage: &Stage) -> Result<Found, VerifyError> {
+fn timers(
+    yard: &Yard,
+    site: usize,
+    (kind, side): (&&'static NatKind, &Side),
+    world: World,
+    stage: &Stage,
+) -> Result<Found, VerifyError> {
     let (mut ground, _) = yard.ground(site);
     let measured = measure(&mut ground, stage, &Namespaces::timers())?;
     let paths: Vec<Path> = stage.views().iter().map(|view| view.path).collect();
-    let mut described = expected(&shortened(side), stage);
+    let mut described = described(kind, &shortened(side), stage, world);
     described.retain_timers(&paths);
     Ok(Found {
         disagreements: described.disagreements(&measured),

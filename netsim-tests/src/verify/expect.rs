@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::nat::{
-    FilterScope, Filtering, Hairpin, InputPolicy, Ipv6, Mapping, NatSpec, Pooling, PortAllocation, Side,
-    TcpPolicy, UdpPolicy,
+    FilterScope, Filtering, Hairpin, InputPolicy, Ipv6, Kernel, Mapping, NatKind, NatSpec, Pooling,
+    PortAllocation, Side, TcpPolicy, UdpPolicy,
 };
 
 use super::facts::{
@@ -36,6 +36,17 @@ pub fn expected(side: &Side, stage: &Stage) -> Facts {
         if translator == 0 {
             Chain::new(Path::Nat64, &nats, stage).describe(&mut facts);
         }
+    }
+    facts
+}
+
+/// What must be measured where the rules of a kernel play this kind: as described, but for what [`Kernel::Differs`] says.
+#[must_use]
+pub fn expected_of_kernel(kind: &NatKind, side: &Side, stage: &Stage) -> Facts {
+    let mut facts = expected(side, stage);
+    if let (Kernel::Differs(_), "linux-input-accept") = (kind.kernel, kind.name) {
+        // Masquerading gives a port to two hosts that talk to different endpoints (`reference/netsim.md` section 4).
+        facts.set(Path::V4, Property::Overloads, Value::Flag(true));
     }
     facts
 }

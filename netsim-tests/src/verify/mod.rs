@@ -45,7 +45,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub use batch::{VerifyError, verify_in_namespaces};
 #[cfg(target_os = "linux")]
 pub use coturn::has_coturn;
-pub use expect::expected;
+pub use expect::{expected, expected_of_kernel};
 pub use facts::{
     Capacity, Disagreement, Facts, HairpinSeen, Life, Path, Ports, Property, Reach, Said, Tcp, Trace, Value,
 };

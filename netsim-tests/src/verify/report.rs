@@ -16,7 +16,7 @@ pub enum World {
     Sim,
     /// Between namespaces, the NAT being the model of the world in memory.
     Netns,
-    /// Between namespaces, the NAT being rules in the kernel.
+    /// Between namespaces, the NAT being the rules of a kernel.
     Kernel,
 }
 
@@ -31,7 +31,7 @@ pub struct Report {
     pub measured: Facts,
     /// Where that contradicts the description.
     pub disagreements: Vec<Disagreement>,
-    /// In what this world is known to differ from the description, as the kind says it.
+    /// In what this world is known to differ from the description, or why it does not have the kind, as the kind says it.
     pub known: Option<&'static str>,
     /// What another program says.
     pub second: Option<Second>,

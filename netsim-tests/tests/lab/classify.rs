@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use knothole_netsim::fabric::HostSpec;
 use knothole_netsim::nat::{
-    Families, Hairpin, InputPolicy, NatKind, NatSpec, Refusal, Side, UdpPolicy, kinds,
+    Families, Hairpin, InputPolicy, Kernel, NatKind, NatSpec, Refusal, Side, UdpPolicy, kinds,
 };
 use knothole_netsim::verify::{
     Capacity, Depth, Facts, HairpinSeen, Life, Namespaces, Path, Property, Reach, Report, Value, World, Yard,
@@ -18,10 +18,10 @@ use crate::support::*;
 
 const PORTS: [u16; 2] = [3478, 3479];
 
-/// Every kind, measured once for all tests that look at the result.
+/// Every kind, measured once in each world for all tests that look at the result.
 fn reports(world: World) -> &'static [Report] {
-    static REPORTS: OnceLock<Vec<Report>> = OnceLock::new();
-    REPORTS.get_or_init(|| {
+    static REPORTS: [OnceLock<Vec<Report>>; 2] = [OnceLock::new(), OnceLock::new()];
+    REPORTS[usize::from(world == World::Kernel)].get_or_init(|| {
         let _quiet = quiet();
         let all: Vec<&'static NatKind> = kinds().iter().collect();
         let mut reports = Vec::new();
@@ -30,12 +30,10 @@ fn reports(world: World) -> &'static [Report] {
     })
 }
 
-#[test]
-fn every_kind_measures_between_namespaces_as_what_it_is_described() {
-    if !possible() {
-        return;
-    }
-    let reports = reports(World::Netns);
+/// Every kind is there and measures as described, but for those that the kernel does not have.
+#[track_caller]
+fn all_agree(world: World) {
+    let reports = reports(world);
     let words = reports.iter().flat_map(|report| {
         let name = report.kind.name;
         report
@@ -46,14 +44,16 @@ fn every_kind_measures_between_namespaces_as_what_it_is_described() {
     let words: Vec<String> = words.collect();
     assert!(words.is_empty(), "{}", words.join("\n"));
     assert_eq!(reports.len(), kinds().len());
+    for report in reports {
+        let absent = world == World::Kernel && matches!(report.kind.kernel, Kernel::Absent(_));
+        assert_eq!(report.measured.0.is_empty(), absent, "{}", report.kind.name);
+    }
 }
 
-#[test]
-fn coturns_client_finds_the_same_behind_every_kind_that_lets_it_out() {
-    if !possible() || !installed("turnutils_natdiscovery", has_coturn()) {
-        return;
-    }
-    for report in reports(World::Netns) {
+/// Coturn's client was asked about every kind that lets it out, and says the same.
+#[track_caller]
+fn coturn_agrees(world: World) {
+    for report in reports(world) {
         let reach = report.measured.get(Path::V4, Property::Reach);
         let out = !matches!(reach, None | Some(Value::Reach(Reach::Blocked)));
         let second = report.second.as_ref();
@@ -65,6 +65,34 @@ fn coturns_client_finds_the_same_behind_every_kind_that_lets_it_out() {
             "{}",
             report.kind.name
         );
+    }
+}
+
+#[test]
+fn every_kind_measures_between_namespaces_as_what_it_is_described() {
+    if possible() {
+        all_agree(World::Netns);
+    }
+}
+
+#[test]
+fn coturns_client_finds_the_same_behind_every_kind_that_lets_it_out() {
+    if possible() && installed("turnutils_natdiscovery", has_coturn()) {
+        coturn_agrees(World::Netns);
+    }
+}
+
+#[test]
+fn every_kind_that_the_kernel_plays_measures_as_what_it_is_described() {
+    if kernel_possible() {
+        all_agree(World::Kernel);
+    }
+}
+
+#[test]
+fn coturns_client_finds_the_same_behind_every_kind_that_the_kernel_plays() {
+    if kernel_possible() && installed("turnutils_natdiscovery", has_coturn()) {
+        coturn_agrees(World::Kernel);
     }
 }
 
