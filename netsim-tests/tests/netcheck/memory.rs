@@ -309,9 +309,3 @@ fn a_twentieth_of_the_packets_lost_makes_nothing_wrong() {
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
     println!("ports not told: {untold}");
 }
-
-#[test]
-fn debug_one() {
-    let kind = knothole_netsim::nat::kind("port-restricted").unwrap();
-    println!("{:#}", found(kind, 0, 0).0);
-}

@@ -89,7 +89,7 @@ impl HairpinTest {
             return None;
         }
         let [one, other] = self.ends.as_ref()?;
-        let (from, to) = if self.sent % 2 == 0 {
+        let (from, to) = if self.sent.is_multiple_of(2) {
             (one, other)
         } else {
             (other, one)
