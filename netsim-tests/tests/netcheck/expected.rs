@@ -1,7 +1,7 @@
 //! What must be found behind a kind, told from its description alone.
 
 use knothole_netsim::nat::{
-    Filtering, Hairpin, InputPolicy, Ipv6, Mapping, NatKind, NatSpec, Pooling, PortAllocation, UdpPolicy,
+    Filtering, Hairpin, Ipv6, Mapping, NatKind, NatSpec, Pooling, PortAllocation, UdpPolicy,
 };
 use serde_json::{Value, json};
 
@@ -233,10 +233,4 @@ fn filtering_word(filtering: Filtering) -> &'static str {
         Filtering::AddressDependent => "address-dependent",
         Filtering::AddressAndPortDependent => "address-and-port-dependent",
     }
-}
-
-/// Does the box remember what comes unasked? Then a test that is careless with its sockets is wrong behind it.
-pub(crate) fn remembers(kind: &NatKind) -> bool {
-    let spoils = |nat: &NatSpec| !matches!(nat.input, InputPolicy::Drop | InputPolicy::Reject(_));
-    kind.side(&[]).nats.iter().any(spoils)
 }

@@ -104,7 +104,8 @@ impl Cache {
         (here.local == place.local).then(|| Some((from_json(&here.facts)?, age)))?
     }
 
-    /// Keep what was learnt of this place. That nothing answered is not kept: it may be over in a moment.
+    /// Keep what was learnt of this place. That nothing answered, or that tests did not end, is not kept: it may be over in a
+    /// moment.
     ///
     /// # Errors
     /// Of the file system.
@@ -112,7 +113,7 @@ impl Cache {
         let mut stored = self.read().unwrap_or_default();
         stored.schema = SCHEMA;
         stored.networks.retain(|network| network.key != place.key);
-        if fingerprint.udp_blocked.known() == Some(false) {
+        if fingerprint.udp_blocked.known() == Some(false) && !fingerprint.is_unfinished() {
             let (key, local) = (place.key.clone(), place.local.clone());
             stored.networks.push(Network {
                 key,

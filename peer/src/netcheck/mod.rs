@@ -75,8 +75,8 @@ pub enum NetcheckError {
 /// Find out what the network does, or look up what it did the last time if it still looks the same. `observe` is told each
 /// fact as soon as it is known.
 ///
-/// Takes about 1.5 s, 3 s where ports are counted, 1 s where nothing answers, one round trip where the network is known, 10 s
-/// at the most, and sends at most [`knothole_proto::fingerprint::PACKETS_MAX`] datagrams.
+/// Takes about 1.5 s, 3 s where packets get lost, 1 s where nothing answers, one round trip where the network is known, 10 s
+/// and the lookup of the name at the most, and sends at most [`knothole_proto::fingerprint::PACKETS_MAX`] datagrams.
 ///
 /// # Errors
 /// Any [`NetcheckError`]. That nothing answers is not one: the report says so.

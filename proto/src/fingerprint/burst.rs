@@ -125,10 +125,17 @@ impl Bursts {
                 Some(later) if later.len() < ports::SAMPLES_MIN => self.again(Wave::Later),
                 Some(later) => Next::Known(Fact::Known(self.counted(&first, &later, step, flows))),
             },
-            Some(Allocation::Random) if ports::may_be_half(&first) => match of(Wave::More) {
-                None => self.again(Wave::More),
-                Some(more) => Next::Known(Fact::Known(ports::spread(&[first, more].concat()))),
-            },
+            Some(Allocation::Random) if ports::may_be_half(&first) => {
+                let fresh = |burst: &&Burst| matches!(burst.wave, Wave::First | Wave::More);
+                let bursts = self.all.iter().filter(fresh);
+                let all: Vec<Sample> = bursts
+                    .flat_map(|burst| burst.samples(mapping, flows, local))
+                    .collect();
+                if ports::may_be_half(&all) && !ports::is_enough_for_half(&all) {
+                    return self.again(Wave::More);
+                }
+                Next::Known(Fact::Known(ports::spread(&all)))
+            }
             Some(other) => Next::Known(Fact::Known(other)),
         }
     }
@@ -194,5 +201,62 @@ impl Burst {
             })
         })
         .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    const TO: &str = "5.5.5.1:5668";
+
+    /// Bursts whose sockets saw these external ports; 0: no answer.
+    fn next(waves: &[&[u16]]) -> Next {
+        let (mut bursts, mut flows) = (Bursts::default(), Flows::default());
+        let to: SocketAddr = TO.parse().unwrap();
+        let mut number = 0;
+        for (burst, ports) in waves.iter().enumerate() {
+            let sockets: Vec<SocketId> = (number..).take(ports.len()).map(SocketId).collect();
+            number += u16::try_from(ports.len()).unwrap();
+            let wave = if burst == 0 { Wave::First } else { Wave::More };
+            bursts.begin(wave, to, sockets.clone());
+            for (place, (socket, port)) in sockets.into_iter().zip(*ports).enumerate() {
+                flows.note(socket, to, epoch());
+                let seen = Outcome::Answered(SocketAddr::new([9, 9, 9, 9].into(), *port));
+                bursts.set(burst, place, if *port == 0 { Outcome::Silent } else { seen });
+            }
+        }
+        bursts.next(Some(Mapping::AddressAndPortDependent), &flows, &|_| Some(to))
+    }
+
+    #[allow(clippy::disallowed_methods)] // The one moment from which a test counts.
+    fn epoch() -> Instant {
+        Instant::now()
+    }
+
+    #[test]
+    fn ports_of_the_upper_half_are_asked_for_again_until_it_is_no_chance() {
+        let high = [33_000, 60_000, 41_000, 52_000, 34_000, 61_000, 47_000, 58_000];
+        let lossy = [62_000, 0, 36_000, 0, 51_000, 43_000, 39_000, 55_000];
+        assert_eq!(next(&[&high]), Next::Send(Wave::More));
+        assert_eq!(next(&[&high, &lossy]), Next::Send(Wave::More));
+        let half = Next::Known(Fact::Known(Allocation::HalfRange { from: 32_768 }));
+        assert_eq!(next(&[&high, &lossy, &lossy]), half);
+        let low = [2000; 8];
+        assert_eq!(next(&[&high, &low]), Next::Known(Fact::Known(Allocation::Random)));
+        let nothing = [0; 8];
+        let given_up = Next::Known(Fact::NotTestable(Obstacle::TooLossy));
+        assert_eq!(next(&[&high, &nothing, &nothing, &nothing, &nothing]), given_up);
+    }
+
+    #[test]
+    fn a_burst_that_got_lost_is_sent_again() {
+        assert_eq!(next(&[&[0; 8]]), Next::Send(Wave::First));
+        assert_eq!(
+            next(&[&[2000, 60_000, 9000, 0, 0, 0, 31_000, 45_000]]),
+            Next::Send(Wave::First)
+        );
     }
 }

@@ -62,6 +62,8 @@ words! {
     Obstacle {
         /// The test did not end.
         NotReached = "not-reached",
+        /// It is not tested for this family of addresses.
+        NotAsked = "not-asked",
         /// No answer came back at all.
         NoAnswer = "no-answer",
         /// The server names no other address or port of its own (RFC 5780 OTHER-ADDRESS).
@@ -96,6 +98,7 @@ impl Obstacle {
     pub const fn sentence(self) -> &'static str {
         match self {
             Self::NotReached => "the test did not end in time",
+            Self::NotAsked => "it is not tested for this kind of address",
             Self::NoAnswer => "no answer came back",
             Self::NoOtherAddress => "the server names no second address or port of its own",
             Self::OneAddress => "the server has one address, and it takes two to tell",
@@ -392,10 +395,32 @@ impl Fingerprint {
     pub fn class(&self) -> Class {
         match (self.v4.reach, self.v6.reach) {
             (Reach::Works, _) => class_of(&self.v4, self.ports),
-            (_, Reach::Works) => class_of(&self.v6, Fact::NotTestable(Obstacle::NotReached)),
+            (_, Reach::Works) => class_of(&self.v6, Fact::NotTestable(Obstacle::NotAsked)),
             _ if self.udp_blocked.known() == Some(true) => Class::UdpBlocked,
             _ => Class::Unknown,
         }
+    }
+
+    /// Could another run learn more of this network at this moment? So where tests did not end, answers were lost, or this
+    /// machine lacked sockets.
+    pub fn is_unfinished(&self) -> bool {
+        let worth = |why: Option<Obstacle>| {
+            matches!(
+                why,
+                Some(Obstacle::NotReached | Obstacle::TooLossy | Obstacle::NoSocket | Obstacle::NoAnswer)
+            )
+        };
+        let family = |facts: &FamilyFacts| {
+            let tests = [
+                facts.mapping.obstacle(),
+                facts.filtering.obstacle(),
+                facts.opener_ttl.obstacle(),
+            ];
+            facts.reach == Reach::Works && tests.into_iter().any(worth)
+        };
+        let v4 =
+            self.v4.reach == Reach::Works && (worth(self.ports.obstacle()) || worth(self.hairpin.obstacle()));
+        v4 || family(&self.v4) || family(&self.v6)
     }
 
     /// Has this machine an address that others see as it is?

@@ -35,13 +35,17 @@ pub(super) struct HairpinTest {
     ends: Option<[End; 2]>,
     begun: Option<Instant>,
     sent: usize,
+    /// What silence means.
+    silence: Option<Fact<Hairpin>>,
     result: Option<Fact<Hairpin>>,
 }
 
 impl HairpinTest {
+    /// Begin with two sockets, each with its own endpoint and its external one. `silence` is what it means if nothing comes.
     pub(super) fn begin(
         &mut self,
         ends: [(SocketId, SocketAddr, SocketAddr); 2],
+        silence: Fact<Hairpin>,
         rng: &mut Rng,
         now: Instant,
     ) {
@@ -56,6 +60,7 @@ impl HairpinTest {
         let [one, other] = ends;
         self.ends = end(one).zip(end(other)).map(|(one, other)| [one, other]);
         self.begun = Some(now);
+        self.silence = Some(silence);
         if self.ends.is_none() {
             self.result = Some(Fact::NotTestable(Obstacle::NotReached));
         }
@@ -85,11 +90,11 @@ impl HairpinTest {
             return None;
         }
         if self.sent / 2 >= SEND_AT.len() {
-            self.result = Some(Fact::Known(Hairpin::Absent));
+            self.result = self.silence;
             return None;
         }
         let [one, other] = self.ends.as_ref()?;
-        let (from, to) = if self.sent % 2 == 0 {
+        let (from, to) = if self.sent.is_multiple_of(2) {
             (one, other)
         } else {
             (other, one)

@@ -5,10 +5,10 @@
 //! a server of two addresses and two ports all of it is testable; with one address and two ports the mapping is only
 //! told apart by port, and a filter that lets another port pass is not told from one that lets everybody pass.
 //!
-//! It is not the connector: it decides nothing about peers, and a run ends. One run takes about 40 datagrams (never more
-//! than [`PACKETS_MAX`]), 2 ms apart or more; the first fact comes after one round trip, the last after about 1.5 s, 3 s
-//! where ports are counted. A server that lies can make it send some ten datagrams of at most 96 bytes to an address of its
-//! choice, and no more.
+//! It is not the connector: it decides nothing about peers, and a run ends. One run takes 20 to 50 datagrams where nothing
+//! gets lost and never more than [`PACKETS_MAX`], 2 ms apart or more. The first fact comes after one round trip, the last after
+//! about 1.5 s, or 2 s where ports are counted, and 3 s where packets get lost. A server that lies can make it send at most
+//! 16 datagrams of 96 bytes and six of 20 to addresses of its choice, unless these answer.
 //!
 //! # How to drive it
 //!
@@ -35,7 +35,8 @@
 //!    packets to the own external address (hairpin), packets with a short life before answers from elsewhere (depth of the
 //!    outermost filter).
 //!
-//! Silence is taken for a no only after four questions, and after eight where anything else was seen to get lost.
+//! Silence is taken for a no only after four questions, and after eight where anything else was seen to get lost. In the lab
+//! no fact was wrong in 31,000 runs without loss, and one in 31,000 runs with 5 % of the packets lost.
 
 mod burst;
 mod depth;

@@ -1,10 +1,11 @@
 //! What is asked next: the order of a run. [`Fingerprinter::advance`] is called after every change and only ever adds
 //! questions; nothing here looks at bytes.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::burst::{BURST, Next, SECOND_AFTER, Wave};
-use super::facts::{Fact, Mapping, Obstacle};
+use super::facts::{Allocation, Fact, Hairpin, Mapping, Obstacle};
 use super::io::Learnt;
 use super::machine::{Fingerprinter, GAP};
 use super::question::{Asking, Outcome, Place, Purpose, Question};
@@ -113,7 +114,7 @@ impl Fingerprinter {
         self.sides.get(number).map(|side| side.stage)
     }
 
-    fn plain(&self, socket: SocketId, server: std::net::SocketAddr, at: Instant) -> Asking {
+    fn plain(&self, socket: SocketId, server: SocketAddr, at: Instant) -> Asking {
         Asking {
             socket,
             server,
@@ -310,7 +311,7 @@ impl Fingerprinter {
         let Some(side) = self.sides.get(number) else {
             return;
         };
-        let stable = side.is_stable();
+        let (stable, mapping) = (side.is_stable(), side.mapping());
         if self.translated(number) == Some(false) {
             return self.hairpin.give_up(Obstacle::NotTranslated);
         }
@@ -319,7 +320,8 @@ impl Fingerprinter {
             return self.hairpin.give_up(Obstacle::NoLocalAddress);
         }
         if !stable {
-            return self.hairpin.give_up(Obstacle::NoStablePort);
+            let why = mapping.obstacle().unwrap_or(Obstacle::NoStablePort);
+            return self.hairpin.give_up(why);
         }
         if self.bursts.result.is_none() {
             return;
@@ -328,8 +330,19 @@ impl Fingerprinter {
             .bursts
             .two()
             .and_then(|[(a, at_a), (b, at_b)]| Some([(a, self.local(a)?, at_a), (b, self.local(b)?, at_b)]));
-        match ends {
-            Some(ends) => self.hairpin.begin(ends, &mut self.rng, now),
+        // A mapping that may go by address gives the own address another port, unless ports are kept anyway.
+        let kept = self.bursts.result == Some(Fact::Known(Allocation::Preserving));
+        let silence = match mapping {
+            Fact::NotTestable(why) if !kept => Fact::NotTestable(why),
+            _ => Fact::Known(Hairpin::Absent),
+        };
+        // What a server makes up must not send packets to where it could not.
+        let honest = |ends: &[(SocketId, SocketAddr, SocketAddr); 2]| {
+            let alike = |(_, _, at): &(SocketId, SocketAddr, SocketAddr)| side.reaches_as_far(*at);
+            ends.iter().all(alike)
+        };
+        match ends.filter(honest) {
+            Some(ends) => self.hairpin.begin(ends, silence, &mut self.rng, now),
             None => self.hairpin.give_up(Obstacle::TooLossy),
         }
     }

@@ -109,6 +109,11 @@ pub(super) fn may_be_half(samples: &[Sample]) -> bool {
     samples.iter().all(|sample| sample.mapped >= HALVES[1])
 }
 
+/// Are these so many that it would be no chance?
+pub(super) fn is_enough_for_half(samples: &[Sample]) -> bool {
+    samples.len() >= HALF_SAMPLES
+}
+
 /// New flows that others opened between two samples of a counter, given its step.
 pub(super) fn foreign(a: Sample, b: Sample, step: i32) -> Option<u32> {
     let own = b.place - a.place;
@@ -175,7 +180,7 @@ mod tests {
             of(&[2000, 60_000, 31_000, 9000, 45_000, 22_000]),
             Some(Allocation::Random)
         );
-        let high: Vec<u16> = (0..16).map(|n| 33_000 + (n * 7919) % 32_000).collect();
+        let high: Vec<u16> = (0..16).map(|n| 33_000 + (n * 1919) % 32_000).collect();
         assert_eq!(of(&high[..8]), Some(Allocation::Random), "eight may be chance");
         assert!(may_be_half(&samples(&high[..8])));
         assert_eq!(of(&high), Some(Allocation::HalfRange { from: 32_768 }));

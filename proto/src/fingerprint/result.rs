@@ -82,7 +82,7 @@ impl Fingerprinter {
             filtering: side.filtering(),
             other_port_passes: side.other_port_passes(),
             opener_ttl: if v6 {
-                Fact::NotTestable(Obstacle::NotReached)
+                Fact::NotTestable(Obstacle::NotAsked)
             } else {
                 self.opener_ttl(side)
             },

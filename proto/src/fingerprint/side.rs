@@ -93,7 +93,7 @@ impl Side {
         let own =
             |ip: IpAddr| ip == self.server.ip() || answer.origin.is_some_and(|origin| origin.ip() == ip);
         let ip = (!own(other.ip())).then_some(other.ip());
-        if ip.is_some() && Reach::of(other) != Reach::of(self.server) {
+        if ip.is_some() && !self.reaches_as_far(other) {
             return;
         }
         let port = (other.port() != self.server.port()).then_some(other.port());
@@ -104,6 +104,11 @@ impl Side {
             ip.map(|ip| at(ip, self.server.port())),
             ip.zip(port).map(|(ip, port)| at(ip, port)),
         ];
+    }
+
+    /// Is it an address of the same kind of network as the server's: the internet, a private one, this machine?
+    pub(super) fn reaches_as_far(&self, addr: SocketAddr) -> bool {
+        Reach::of(addr) == Reach::of(self.server)
     }
 
     /// An IPv4 address as it is reached from here: through the server's own translator, if there is one.

@@ -358,6 +358,7 @@ fn a_plain_stun_server_tells_the_address_and_the_ports() {
     assert_eq!(found.v4.mapping, Fact::NotTestable(Obstacle::NoOtherAddress));
     assert_eq!(found.v4.filtering, Fact::NotTestable(Obstacle::NoOtherAddress));
     assert_eq!(found.v4.opener_ttl, Fact::NotTestable(Obstacle::NoOtherAddress));
+    assert_eq!(found.hairpin, Fact::NotTestable(Obstacle::NoOtherAddress));
     assert_eq!(found.ports, Fact::Known(Allocation::Preserving));
     assert_eq!(found.class(), Class::Translated);
 }
