@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use knothole_netsim::nat::{kind, kinds};
 use knothole_netsim::oracle::Expect;
-use knothole_netsim::sim::{Attempt, Choice, Tally, WEATHERS, Weather, soak};
+use knothole_netsim::sim::{Attempt, Choice, PLACES, Tally, WEATHERS, Weather, soak};
 
 /// Kinds between any two of which a direct path must come about.
 const EASY: [&str; 4] = ["open", "full-cone", "address-restricted", "port-restricted"];
@@ -71,16 +71,46 @@ fn every_pair_of_kinds_ends_as_the_oracle_says() {
 }
 
 #[test]
+fn wherever_the_two_are_it_ends_as_the_oracle_says_in_every_weather() {
+    for (place, weather) in PLACES
+        .iter()
+        .flat_map(|place| WEATHERS.map(|weather| (*place, weather)))
+    {
+        let choice = Choice {
+            place: Some(place),
+            weather: Some(weather),
+            ..Choice::plain()
+        };
+        let tally = run(&choice, 0..60);
+        assert!(tally.direct > 0, "{}, {}", place.word(), weather.name);
+    }
+}
+
+#[test]
+fn after_routers_links_and_places_have_changed_everything_works_again() {
+    for place in PLACES {
+        let choice = Choice {
+            place: Some(place),
+            weather: Some(Weather::CALM),
+            changes: Some(true),
+            ..Choice::plain()
+        };
+        // A timeline takes a minute and more; what has met only takes seconds.
+        let tally = run(&choice, 0..30);
+        assert!(
+            tally.virtual_time > Duration::from_secs(30 * 40),
+            "{}",
+            place.word()
+        );
+    }
+}
+
+#[test]
 fn at_fifty_milliseconds_each_way_the_median_is_direct_within_a_second() {
-    let fifty = Duration::from_millis(50);
-    let weather = Weather {
-        one_way: (fifty, fifty),
-        ..Weather::CALM
-    };
     let choice = Choice {
         a: kind("port-restricted"),
         b: kind("port-restricted"),
-        weather: Some(weather),
+        weather: Some(Weather::STEADY),
         ..Choice::plain()
     };
     let tally = run(&choice, 0..200);

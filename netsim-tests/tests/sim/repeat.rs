@@ -28,7 +28,7 @@ fn a_seed_gives_the_same_trace_again() {
 #[test]
 fn a_seed_gives_the_same_trace_in_another_process() {
     let output = Command::new(env!("CARGO_BIN_EXE_knothole-netsim"))
-        .args(["soak", "--seeds", "40", "--json"])
+        .args(["soak", "--seeds", "40", "--jobs", "3", "--json"])
         .output()
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
