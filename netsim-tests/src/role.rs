@@ -145,7 +145,7 @@ impl Role {
     /// The first event of this kind, skipping others.
     ///
     /// # Errors
-    /// As [`Role::next`], and [`RoleError::Role`] if the program ended or reported an error before.
+    /// As [`Role::next`], and [`RoleError::Ended`] if the program ended or reported an error before.
     pub(crate) fn wait_for(&self, kind: &str, deadline: Instant, stop: &Stop) -> Result<Value, RoleError> {
         while let Some(event) = self.next(deadline, stop)? {
             match event["event"].as_str() {

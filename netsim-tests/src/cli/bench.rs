@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 
-use super::say;
+use super::{fail, say};
 use knothole_netsim::ceiling::{Ceiling, CeilingError, Flow, Path, TIME, measure};
 use knothole_netsim::netns::become_lab_root;
 
@@ -21,7 +21,7 @@ pub(crate) struct BenchArgs {
 /// Measures and prints. Threads must not exist yet.
 pub(crate) fn run(args: &BenchArgs) -> ExitCode {
     if let Err(error) = become_lab_root() {
-        return fail(args.json, &error.into());
+        return failed(args.json, &error.into());
     }
     if !args.json && head().is_err() {
         return ExitCode::SUCCESS;
@@ -34,7 +34,7 @@ pub(crate) fn run(args: &BenchArgs) -> ExitCode {
                 eprintln!("{}: left out: {error}", path.label());
                 continue;
             }
-            Err(error) => return fail(args.json, &error),
+            Err(error) => return failed(args.json, &error),
         };
         let said = if args.json {
             say(object(path, &ceiling))
@@ -52,18 +52,12 @@ pub(crate) fn run(args: &BenchArgs) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn fail(json: bool, error: &CeilingError) -> ExitCode {
+fn failed(json: bool, error: &CeilingError) -> ExitCode {
     let code: u8 = match error {
         CeilingError::Lab(_) => 3,
         CeilingError::Socket { .. } => 1,
     };
-    if json {
-        let message = error.to_string();
-        let _ = say(json!({ "schema": 1, "event": "error", "code": code, "message": message }));
-    } else {
-        eprintln!("knothole-netsim: {error}");
-    }
-    ExitCode::from(code)
+    fail(json, code, &error.to_string())
 }
 
 /// The head of the table.

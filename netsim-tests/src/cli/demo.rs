@@ -7,11 +7,13 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
+use super::fail;
 use super::size::parse_size;
 use super::text::wrap;
 use knothole_netsim::demo::{self, DemoError, Plan, Progress, Report, Stop};
 use knothole_netsim::nat::NatKind;
 use knothole_netsim::netns;
+use knothole_netsim::role::RoleError;
 
 /// What stands before a line that continues a step.
 const CONTINUED: &str = "           ";
@@ -42,7 +44,7 @@ pub(crate) struct DemoArgs {
 /// Run the demonstration. Success means that the file arrived whole over a direct path.
 pub(crate) fn run(args: &DemoArgs) -> ExitCode {
     if let Err(error) = netns::become_lab_root() {
-        return fail(args.json, &DemoError::from(error));
+        return failed(args.json, &error.into());
     }
     let stop = Stop::default();
     if let Err(error) = super::signals::raise_on_interrupt(stop.clone()) {
@@ -51,12 +53,12 @@ pub(crate) fn run(args: &DemoArgs) -> ExitCode {
     let executable = match std::env::current_exe() {
         Ok(path) => path,
         Err(source) => {
-            return fail(
+            return failed(
                 args.json,
-                &DemoError::Files {
+                &DemoError::Role(RoleError::Files {
                     what: "this program",
                     source,
-                },
+                }),
             );
         }
     };
@@ -78,7 +80,7 @@ pub(crate) fn run(args: &DemoArgs) -> ExitCode {
     }
     match demo::run(&plan, &stop, &mut |progress| show.progress(&progress)) {
         Ok(report) => show.report(&report),
-        Err(error) => fail(args.json, &error),
+        Err(error) => failed(args.json, &error),
     }
 }
 
@@ -247,22 +249,14 @@ fn verdict(report: &Report) -> String {
     }
 }
 
-fn fail(json: bool, error: &DemoError) -> ExitCode {
+fn failed(json: bool, error: &DemoError) -> ExitCode {
     let code: u8 = match error {
         DemoError::Lab(_) => 3,
-        DemoError::Timeout { .. } => 8,
-        DemoError::Stopped => 130,
+        DemoError::Role(RoleError::Timeout { .. }) => 8,
+        DemoError::Role(RoleError::Stopped) => 130,
         _ => 1,
     };
-    if json {
-        println!(
-            "{}",
-            json!({ "schema": 1, "event": "error", "code": code, "message": error.to_string() })
-        );
-    } else {
-        eprintln!("knothole-netsim: {error}");
-    }
-    ExitCode::from(code)
+    fail(json, code, &error.to_string())
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, ValueEnum};
 use serde_json::json;
 
-use super::say;
+use super::{fail, say};
 use knothole_netsim::demo::Stop;
 use knothole_netsim::fabric::NatEngine;
 use knothole_netsim::matrix::{self, Cell, MatrixError, Plan, Report, World};
@@ -347,14 +347,4 @@ fn some_kinds(word: &str) -> Result<Kinds, String> {
             format!("the kinds are all, easy, {}", names.join(", "))
         }),
     }
-}
-
-fn fail(json: bool, code: u8, message: &str) -> ExitCode {
-    if json {
-        // Whoever is gone need not know.
-        let _ = say(json!({ "schema": 1, "event": "error", "code": code, "message": message }));
-    } else {
-        eprintln!("knothole-netsim: {message}");
-    }
-    ExitCode::from(code)
 }

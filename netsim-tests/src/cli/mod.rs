@@ -20,6 +20,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use serde_json::json;
 
 /// A laboratory of simulated networks: what works behind every kind of NAT, and why.
 #[derive(Parser, Debug)]
@@ -74,6 +75,17 @@ pub(crate) fn main() -> ExitCode {
 /// Prints one line of data. Whoever reads it may have seen enough and be gone: that is the `Err`.
 fn say(line: impl std::fmt::Display) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{line}")
+}
+
+/// Says what failed, and ends with this code.
+fn fail(json: bool, code: u8, message: &str) -> ExitCode {
+    if json {
+        // Whoever is gone need not know.
+        let _ = say(json!({ "schema": 1, "event": "error", "code": code, "message": message }));
+    } else {
+        eprintln!("knothole-netsim: {message}");
+    }
+    ExitCode::from(code)
 }
 
 /// Reads the name of a kind of NAT.

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 
-use super::say;
+use super::{fail, say};
 use knothole_netsim::netns;
 use knothole_netsim::role::{RoleError, Stop};
 use knothole_netsim::scenario::{
@@ -214,16 +214,6 @@ fn exit_code(error: &StageError) -> u8 {
         StageError::Role(RoleError::Stopped) | StageError::Stopped => 130,
         _ => 1,
     }
-}
-
-fn fail(json: bool, code: u8, message: &str) -> ExitCode {
-    if json {
-        // A reader that has seen enough is no failure.
-        let _ = say(json!({ "schema": 1, "event": "error", "code": code, "message": message }));
-    } else {
-        eprintln!("knothole-netsim: {message}");
-    }
-    ExitCode::from(code)
 }
 
 fn files(path: &Path, source: std::io::Error) -> StageError {

@@ -14,7 +14,7 @@ use super::{DemoError, PathSeen, Stop};
 use crate::fabric::{HostSpec, Lab, NatEngine};
 use crate::link::LinkSpec;
 use crate::nat::NatKind;
-use crate::role::Role;
+use crate::role::{Role, RoleError};
 
 /// The server's public addresses. Globally scoped inside the lab, because real software refuses documentation ranges.
 pub(crate) const SERVERS: [IpAddr; 2] = [IpAddr::V4(SERVER), IpAddr::V6(SERVER6)];
@@ -81,15 +81,12 @@ impl Meeting {
     /// Builds the lab.
     ///
     /// # Errors
-    /// [`DemoError::Lab`], [`DemoError::Files`].
+    /// [`DemoError`].
     pub(crate) fn new(cast: Cast, stop: &Stop) -> Result<Self, DemoError> {
         let dir = tempfile::Builder::new()
             .prefix("knothole-demo-")
             .tempdir()
-            .map_err(|source| DemoError::Files {
-                what: "a temporary folder",
-                source,
-            })?;
+            .map_err(|source| DemoError::files("a temporary folder", source))?;
         let [a, b] = cast.names;
         let lab = Lab::builder()
             .seed(cast.seed)
@@ -136,7 +133,7 @@ impl Meeting {
         let role = self.start("server", "knothole-rendezvous", "server", None, &arguments)?;
         let ready = role.wait_for("ready", Instant::now() + STEP, &self.stop)?;
         let url = ready["server"].as_str().unwrap_or_default();
-        let url = url.parse().map_err(|error| DemoError::Role {
+        let url = url.parse().map_err(|error| RoleError::Ended {
             role: "server".to_owned(),
             message: format!("its line for nodes is none: {error}"),
             log: self.log_of("server"),
@@ -243,7 +240,7 @@ impl Meeting {
     /// Starts a command of the node on one of the two machines, with the options that all of them have.
     ///
     /// # Errors
-    /// [`DemoError::Files`], [`DemoError::Lab`].
+    /// [`DemoError`].
     pub(crate) fn node(&self, side: usize, label: &str, arguments: &[&str]) -> Result<Role, DemoError> {
         let name = self.cast.names[side];
         let url = self.url(side);
@@ -333,13 +330,13 @@ pub(crate) fn path_of(event: &Value) -> PathSeen {
 
 /// The end of a program's output, for errors.
 pub(crate) fn silent(role: &str, log: String) -> DemoError {
-    DemoError::Timeout {
+    DemoError::Role(RoleError::Timeout {
         role: role.to_owned(),
         log,
-    }
+    })
 }
 
 /// The hash of a file of the meeting.
 pub(crate) fn hash(path: &Path, what: &'static str) -> Result<String, DemoError> {
-    super::files::hash(path).map_err(|source| DemoError::Files { what, source })
+    super::files::hash(path).map_err(|source| DemoError::files(what, source))
 }

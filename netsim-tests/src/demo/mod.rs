@@ -134,44 +134,13 @@ pub enum DemoError {
     /// The lab cannot be built here.
     #[error(transparent)]
     Lab(#[from] LabError),
-    /// A file or folder of the demonstration.
-    #[error("{what}: {source}")]
-    Files {
-        /// Which.
-        what: &'static str,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// A program failed.
-    #[error("{role}: {message}\n{log}")]
-    Role {
-        /// Which.
-        role: String,
-        /// What it reported.
-        message: String,
-        /// The end of its log.
-        log: String,
-    },
-    /// A program did not get there in time.
-    #[error("{role}: nothing happened in time\n{log}")]
-    Timeout {
-        /// Which.
-        role: String,
-        /// The end of its log.
-        log: String,
-    },
-    /// A person stopped it.
-    #[error("stopped")]
-    Stopped,
+    /// A program, or a file of it.
+    #[error(transparent)]
+    Role(#[from] RoleError),
 }
 
-impl From<RoleError> for DemoError {
-    fn from(error: RoleError) -> Self {
-        match error {
-            RoleError::Files { what, source } => Self::Files { what, source },
-            RoleError::Ended { role, message, log } => Self::Role { role, message, log },
-            RoleError::Timeout { role, log } => Self::Timeout { role, log },
-            RoleError::Stopped => Self::Stopped,
-        }
+impl DemoError {
+    fn files(what: &'static str, source: std::io::Error) -> Self {
+        Self::Role(RoleError::Files { what, source })
     }
 }

@@ -80,10 +80,8 @@ impl Stage<'_> {
 
     fn send(&self) -> Result<Transfer, DemoError> {
         let file = self.meeting.path("holiday.bin");
-        files::make(&file, self.plan.size, 1, self.stop).map_err(|source| DemoError::Files {
-            what: "the file to send",
-            source,
-        })?;
+        files::make(&file, self.plan.size, 1, self.stop)
+            .map_err(|source| DemoError::files("the file to send", source))?;
         let file = file.to_string_lossy();
         let arguments = ["send", &file, "--to", "nas", "--relay", &self.plan.relay];
         let role = self.meeting.node(0, "send", &arguments)?;

@@ -10,6 +10,7 @@ use crate::demo::{DemoError, PathSeen, Stop};
 use crate::fabric::NatEngine;
 use crate::nat::NatKind;
 use crate::oracle::{Expect, expect, reaches};
+use crate::role::RoleError;
 
 /// One-way delay of every access link: two of them make the 50 ms of [`Weather::STEADY`](crate::sim::Weather::STEADY).
 const DELAY: Duration = Duration::from_millis(25);
@@ -52,8 +53,8 @@ pub(super) fn cell(
         };
         match attempt(cast, oracle, reaches, stop) {
             Ok(sample) => samples.push(sample),
-            Err(DemoError::Stopped) => return Ok(None),
-            Err(error @ (DemoError::Lab(_) | DemoError::Files { .. })) => return Err(error),
+            Err(DemoError::Role(RoleError::Stopped)) => return Ok(None),
+            Err(error @ (DemoError::Lab(_) | DemoError::Role(RoleError::Files { .. }))) => return Err(error),
             Err(error) => samples.push(failed(error.to_string())),
         }
     }
