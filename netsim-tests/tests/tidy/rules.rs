@@ -146,6 +146,42 @@ const BANS: &[Ban] = &[
         why: "the in-memory world runs the machines alone, in its own time",
     },
     Ban {
+        words: &[
+            "crate::sim",
+            "crate::fabric",
+            "crate::kernel",
+            "crate::netns",
+            "Instant::now(",
+        ],
+        within: "netsim-tests/src/nat/",
+        except: &[],
+        why: "the model of a NAT knows no world, and time is an argument",
+    },
+    Ban {
+        words: &[
+            "crate::sim",
+            "crate::fabric",
+            "crate::kernel",
+            "crate::netns",
+            "Instant::now(",
+        ],
+        within: "netsim-tests/src/link/",
+        except: &[],
+        why: "the model of a link knows no world, and time is an argument",
+    },
+    Ban {
+        words: &[
+            "crate::connector",
+            "crate::punch",
+            "crate::rendezvous",
+            "crate::pairing",
+            "crate::wire",
+        ],
+        within: "proto/src/fingerprint/",
+        except: &[],
+        why: "a fingerprint of the network comes from STUN alone",
+    },
+    Ban {
         words: &["unsafe {", "unsafe fn", "unsafe impl"],
         within: "",
         except: &["netsim-tests/src/netns/sys.rs"],
