@@ -4,7 +4,7 @@
 //! A [`Plan`] names the kinds of the caller and of the callee and the [`World`] to try them in; [`run`] makes a [`Cell`] of
 //! each pair. In the world in memory a cell depends on the seed alone: attempt `n` of a cell has a seed of its own, made of
 //! the plan's, the two names and `n`, so the number of threads and the other cells make no difference. In namespaces the
-//! programs themselves run, each attempt in a lab of its own. [`table`] writes the result for a terminal, [`page`] as
+//! programs themselves run, each attempt in a lab of its own. [`table()`] writes the result for a terminal, [`page()`] as
 //! one page for a browser; nothing here prints.
 
 mod cell;
