@@ -302,8 +302,9 @@ const TIME_TOLERANCE: Duration = Duration::from_millis(60);
 /// A rate that was estimated from some dozen random events may be off by this factor.
 const RATE_TOLERANCE: f64 = 2.5;
 
-/// Below so many foreign mappings a second a NAT counts as quiet.
-const QUIET: f64 = 1.0;
+/// Below so many foreign mappings a second a NAT counts as quiet. A sample takes a second or two, and a question that is
+/// asked again on a loaded machine can move the counter of the kernel once more; less could not be told from that.
+const QUIET: f64 = 5.0;
 
 impl Value {
     /// Is `measured` what one measures where this holds?
