@@ -24,7 +24,7 @@ use serde_json::json;
 
 /// A laboratory of simulated networks: what works behind every kind of NAT, and why.
 #[derive(Parser, Debug)]
-#[command(name = "knothole-netsim", version, max_term_width = 100)]
+#[command(name = "knothole-netsim", version, max_term_width = text::COLUMNS)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -32,21 +32,21 @@ struct Arguments {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    Bench(bench::BenchArgs),
     Demo(demo::DemoArgs),
-    Kinds(kinds::KindsArgs),
-    Matrix(matrix::MatrixArgs),
-    Soak(soak::SoakArgs),
-    Run(run::RunArgs),
     Up(lab::UpArgs),
     Exec(lab::ExecArgs),
     Ls(lab::LsArgs),
     Down(lab::DownArgs),
+    Run(run::RunArgs),
+    Kinds(kinds::KindsArgs),
+    Verify(verify::VerifyArgs),
+    Matrix(matrix::MatrixArgs),
+    Soak(soak::SoakArgs),
+    Bench(bench::BenchArgs),
     #[command(hide = true)]
     Keep(lab::KeepArgs),
     #[command(hide = true)]
     Within(within::WithinArgs),
-    Verify(verify::VerifyArgs),
     #[command(hide = true)]
     Role(role::RoleArgs),
 }
