@@ -14,19 +14,24 @@ const CARRIER_BLOCK: u8 = 64;
 /// Last byte of the first address that is given; below it a person finds room for own ones.
 const FIRST_HOST: u8 = 10;
 
-/// The addresses of each node, in the order of the nodes, at its first uplink.
-pub(super) fn plan(nodes: &[Node]) -> Vec<Vec<IpAddr>> {
+/// The addresses of each node, in the order of the nodes, at each of its uplinks. Those that the file gives are of the first.
+pub(super) fn plan(nodes: &[Node]) -> Vec<Vec<Vec<IpAddr>>> {
+    let given = |node: &Node, uplink: usize| {
+        if uplink == 0 {
+            node.addresses.clone()
+        } else {
+            Vec::new()
+        }
+    };
     let mut taken: Vec<(Option<NatIndex>, IpAddr)> = Vec::new();
     for node in nodes {
         taken.extend(node.addresses.iter().map(|ip| (node.uplinks[0], *ip)));
     }
-    let mut all = Vec::new();
-    for (index, node) in nodes.iter().enumerate() {
-        let realm = node.uplinks[0];
-        let has = |v4: bool| node.addresses.iter().any(|ip| ip.is_ipv4() == v4);
-        let mut addresses = node.addresses.clone();
+    let mut at = |index: usize, uplink: usize| {
+        let (node, realm) = (&nodes[index], nodes[index].uplinks[uplink]);
+        let mut addresses = given(node, uplink);
         for (wanted, v4) in [(node.families.v4, true), (node.families.v6, false)] {
-            if !wanted || has(v4) {
+            if !wanted || addresses.iter().any(|ip| ip.is_ipv4() == v4) {
                 continue;
             }
             let own = candidates(realm, node.role, index, v4).find(|ip| !taken.contains(&(realm, *ip)));
@@ -36,34 +41,11 @@ pub(super) fn plan(nodes: &[Node]) -> Vec<Vec<IpAddr>> {
             }
         }
         addresses.sort_by_key(IpAddr::is_ipv6);
-        all.push(addresses);
-    }
-    all
-}
-
-/// The addresses of a node at each of its uplinks. At the first those of the plan, at every further one others that nobody
-/// has there.
-pub(super) fn at_uplinks(nodes: &[Node], node: usize) -> Vec<Vec<IpAddr>> {
-    let plan = plan(nodes);
-    let taken = |realm: Option<NatIndex>, ip: &IpAddr| {
-        let there = nodes
-            .iter()
-            .zip(&plan)
-            .filter(|(other, _)| other.uplinks[0] == realm);
-        there.flat_map(|(_, ips)| ips).any(|known| known == ip)
+        addresses
     };
-    let families = nodes[node].families;
-    let further = nodes[node].uplinks.iter().skip(1).map(|realm| {
-        let wanted = [(families.v4, true), (families.v6, false)];
-        let own = wanted
-            .into_iter()
-            .filter(|(wanted, _)| *wanted)
-            .filter_map(|(_, v4)| {
-                candidates(*realm, nodes[node].role, node, v4).find(|ip| !taken(*realm, ip))
-            });
-        own.collect()
-    });
-    std::iter::once(plan[node].clone()).chain(further).collect()
+    let of =
+        |(index, node): (usize, &Node)| (0..node.uplinks.len()).map(|uplink| at(index, uplink)).collect();
+    nodes.iter().enumerate().map(of).collect()
 }
 
 /// Do two machines of one network have one address, or one has that of a NAT? The line, what, and what is expected.
@@ -124,4 +106,26 @@ fn candidates(
         (Some(_), true) => Ipv4Addr::new(192, 168, network, host).into(),
         (_, false) => Ipv6Addr::new(0x2a01, network.into(), 0, 0, 0, 0, 0, host.into()).into(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::scenario::Scenario;
+
+    #[test]
+    fn machines_that_meet_in_a_further_network_have_addresses_of_their_own_there() {
+        let text = "[nat.home]\nkind = \"symmetric\"\n[nat.mobile]\nkind = \"symmetric\"\n\
+            [node.fixed]\nbehind = \"mobile\"\naddress = \"192.168.2.11\"\n\
+            [node.one]\nbehind = [\"home\", \"mobile\"]\n[node.two]\nbehind = [\"home\", \"mobile\"]\n";
+        let scenario = Scenario::parse(Path::new("roaming.toml"), text).unwrap();
+        let plan = plan(&scenario.nodes);
+        let mobile: Vec<IpAddr> = [plan[0][0][0], plan[1][1][0], plan[2][1][0]].into();
+        let mut distinct = mobile.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        assert_eq!(distinct.len(), 3, "{mobile:?}");
+    }
 }

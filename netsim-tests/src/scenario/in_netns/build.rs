@@ -16,13 +16,13 @@ use crate::scenario::stage::StageError;
 /// Whatever the machine does not allow.
 pub fn build_lab(scenario: &Scenario, seed: u64) -> Result<Lab, StageError> {
     let servers = servers(scenario);
+    let plan = addresses::plan(&scenario.nodes);
     let mut builder = Lab::builder().seed(seed);
     for nat in &scenario.nats {
         builder = add_nat(builder, scenario, nat, &servers);
     }
-    for (index, node) in scenario.nodes.iter().enumerate() {
-        let own = addresses::at_uplinks(&scenario.nodes, index);
-        builder = builder.host(&node.name, host_spec(scenario, node, &own));
+    for (node, own) in scenario.nodes.iter().zip(&plan) {
+        builder = builder.host(&node.name, host_spec(scenario, node, own));
     }
     for (place, link) in &scenario.links {
         if let Some((host, from)) = end_of(scenario, *place) {
@@ -30,14 +30,10 @@ pub fn build_lab(scenario: &Scenario, seed: u64) -> Result<Lab, StageError> {
         }
     }
     let lab = builder.build()?;
-    for (index, node) in scenario.nodes.iter().enumerate() {
+    for (node, own) in scenario.nodes.iter().zip(&plan) {
         // A machine is in one network at a time, in the first to begin with.
-        for ip in addresses::at_uplinks(&scenario.nodes, index)
-            .into_iter()
-            .skip(1)
-            .flatten()
-        {
-            lab.host(&node.name)?.remove_address(ip)?;
+        for ip in own.iter().skip(1).flatten() {
+            lab.host(&node.name)?.remove_address(*ip)?;
         }
     }
     Ok(lab)
@@ -63,7 +59,7 @@ pub(super) fn switch(
     node: NodeIndex,
     uplink: usize,
 ) -> Result<(), StageError> {
-    let all = addresses::at_uplinks(&scenario.nodes, node);
+    let all = &addresses::plan(&scenario.nodes)[node];
     let host = lab.host(scenario.node_name(node))?;
     for ip in &all[uplink] {
         host.add_address(*ip)?;
@@ -85,7 +81,7 @@ pub(super) fn servers(scenario: &Scenario) -> Vec<IpAddr> {
     let plan = addresses::plan(&scenario.nodes);
     scenario
         .server()
-        .map_or_else(Vec::new, |server| plan[server].clone())
+        .map_or_else(Vec::new, |server| plan[server][0].clone())
 }
 
 /// The NATs of a kind that is a row of them: the innermost has the name, the others the name and a number.
@@ -135,8 +131,8 @@ pub(super) fn end_of(scenario: &Scenario, place: Place) -> Option<(NodeIndex, Ip
             Some((index, uplink))
         })?,
     };
-    let own = addresses::at_uplinks(&scenario.nodes, node);
-    Some((node, *own.get(uplink)?.first()?))
+    let plan = addresses::plan(&scenario.nodes);
+    Some((node, *plan[node].get(uplink)?.first()?))
 }
 
 pub(super) fn access_link(pair: &LinkPair) -> AccessLink {
@@ -173,7 +169,7 @@ pub fn hosts_file(scenario: &Scenario, lab: &Lab, viewer: NodeIndex) -> String {
             let names = layer_names(nat, nat.recipe.specs(&[]).len());
             stats.nats.get(names.last()?).map(|report| report.external)
         });
-        for ip in &plan[index] {
+        for ip in &plan[index][0] {
             let seen = match hiding {
                 Some(external) if ip.is_ipv4() => external.into(),
                 _ => *ip,
