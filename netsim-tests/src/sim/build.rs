@@ -198,6 +198,9 @@ impl World {
             accepting: spec.accepting,
             agent: "knothole-netsim".to_owned(),
             punch: PunchConfig::default(),
+            fingerprint: false,
+            guesses: false,
+            sockets_max: 0,
             allow_loopback: false,
         };
         let clock = self.clock(host);

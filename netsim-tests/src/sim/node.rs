@@ -365,7 +365,7 @@ impl Node {
                 self.apply(&event, now);
                 self.news.push(News::Event(event));
             }
-            Output::Wait(_) => {}
+            Output::Open { .. } | Output::Close { .. } | Output::Wait(_) => {}
         }
     }
 

@@ -81,6 +81,7 @@ impl Driver {
                 self.tell(NodeEvent::Refused(refusal));
             }
             Event::Nat { reflexive, nat } => self.on_nat(reflexive, nat),
+            Event::Fingerprint(_) | Event::Plan { .. } => {}
             Event::Draining { retry_after } => {
                 self.ports.handle.hold(retry_after);
                 self.tell(NodeEvent::Draining { retry_after });

@@ -173,6 +173,7 @@ impl Driver {
             match self.connector.poll_output(Instant::now()) {
                 Output::Control(message) => self.tell_server(message),
                 Output::Transmit(transmit) => self.transmit(&transmit),
+                Output::Open { .. } | Output::Close { .. } => {}
                 Output::Event(event) => self.on_event(event),
                 Output::Wait(Some((when, _))) => return when,
                 Output::Wait(None) => return Instant::now() + NEVER,

@@ -116,6 +116,9 @@ fn connector(config: &NodeConfig, seed: &Seed, candidates: Vec<Candidate>) -> Co
             allow_loopback: config.allow_loopback,
             ..PunchConfig::default()
         },
+        fingerprint: false,
+        guesses: false,
+        sockets_max: 0,
         allow_loopback: config.allow_loopback,
     };
     let mut connector = Connector::new(facts, &seed.child("connector", 0), now);

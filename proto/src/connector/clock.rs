@@ -103,6 +103,9 @@ mod tests {
             policy: PathPolicy::Auto,
             start: ServerTime(start),
             now: ServerTime(now),
+            second: ServerTime(start),
+            networks: Default::default(),
+            guess: false,
         }
     }
 

@@ -22,6 +22,12 @@ pub struct ConnectorConfig {
     pub agent: String,
     /// How it punches.
     pub punch: PunchConfig,
+    /// Find out what the network does, and tell the server. Off where every socket and packet counts.
+    pub fingerprint: bool,
+    /// Take part in plans of more than 50 packets. Off where port scans raise alarms, or packets cost money.
+    pub guesses: bool,
+    /// Sockets that may be open at a time beside the main ones, as far as the system's limits allow.
+    pub sockets_max: u16,
     /// Take loopback addresses as candidates, own and remote. For tests on one machine only.
     pub allow_loopback: bool,
 }

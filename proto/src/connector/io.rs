@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::addr::Candidate;
+use crate::fingerprint::Fingerprint;
 use crate::id::{ChannelId, Name, Nameplate, PairSecret, PeerId, RequestId};
 use crate::path::{Path, SocketId};
+use crate::punch::Plan;
 use crate::transmit::Transmit;
 use crate::wire::{ConnectRefusal, FromServer, PairEnd, PathPolicy, Refusal, Role, ToServer};
 
@@ -38,6 +40,20 @@ pub enum Input<'a> {
         /// Its bytes, from anyone.
         bytes: &'a [u8],
     },
+    /// The socket of an [`Output::Open`] is there.
+    Opened {
+        /// Which.
+        socket: SocketId,
+        /// Its port, and the address of this machine from which the system would send to the server.
+        local: SocketAddr,
+    },
+    /// It could not be opened. What is to be sent from it is dropped.
+    NotOpened {
+        /// Which.
+        socket: SocketId,
+    },
+    /// This network was fingerprinted before, and nothing points to a change since; saves the questions.
+    Network(Box<Fingerprint>),
     /// These are the node's own addresses now (host and mapped candidates).
     LocalCandidates(Vec<Candidate>),
     /// QUIC traffic on the direct path of a link since the last report.
@@ -101,6 +117,19 @@ pub enum Output {
     Control(ToServer),
     /// Send this datagram.
     Transmit(Transmit),
+    /// Open another UDP socket on a port of the system's choice, then feed [`Input::Opened`] or [`Input::NotOpened`] before
+    /// anything else. It takes part in everything: probes, STUN, and QUIC if a path comes to use it.
+    Open {
+        /// Its number; free again after [`Output::Close`].
+        socket: SocketId,
+        /// IPv6, otherwise IPv4.
+        v6: bool,
+    },
+    /// This socket is of no more use.
+    Close {
+        /// Which.
+        socket: SocketId,
+    },
     /// Something the application should know.
     Event(Event),
     /// Nothing more to do until an input comes, or until this moment (then feed [`Input::Timeout`]).
@@ -140,6 +169,17 @@ pub enum Event {
         reflexive: SocketAddr,
         /// What kind.
         nat: Nat,
+    },
+    /// What the network does was found out. Comes once for each network, not for one that was told.
+    Fingerprint(Box<Fingerprint>),
+    /// How a round of punching goes about it, and why so.
+    Plan {
+        /// The link.
+        link: LinkId,
+        /// The round of its session.
+        round: u8,
+        /// What both sides do.
+        plan: Plan,
     },
     /// The server will be back after this time.
     Draining {

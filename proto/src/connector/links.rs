@@ -293,6 +293,7 @@ impl Connector {
                 peer,
                 tag,
                 policy,
+                guess: true,
             })),
             None => self.pause_rounds(id, now),
         }

@@ -24,7 +24,9 @@ use crate::path::SocketId;
 use crate::punch::usable;
 use crate::seed::{Rng, Seed};
 use crate::wire::probe::session_of;
-use crate::wire::{ACCEPT_TAGS_MAX, Connect, ConnectRefusal, FromServer, Kind, PathPolicy, ToServer, Update};
+use crate::wire::{
+    ACCEPT_TAGS_MAX, Connect, ConnectRefusal, FromServer, Kind, Network, PathPolicy, ToServer, Update,
+};
 
 /// See the module.
 #[derive(Debug)]
@@ -40,6 +42,7 @@ pub struct Connector {
     pub(super) nat: Discovery,
     pub(super) told_nat: Option<(SocketAddr, Nat)>,
     pub(super) told_facts: Update,
+    pub(super) network: Network,
     pub(super) questions: Questions,
     pub(super) links: BTreeMap<LinkId, LinkState>,
     pub(super) runs: BTreeMap<(PeerId, Instance), LinkId>,
@@ -72,6 +75,7 @@ impl Connector {
             nat: Discovery::default(),
             told_nat: None,
             told_facts: Update::default(),
+            network: Network::default(),
             questions: Questions::default(),
             links: BTreeMap::new(),
             runs: BTreeMap::new(),
@@ -91,6 +95,7 @@ impl Connector {
             Input::ControlDown => self.on_control_down(now),
             Input::Control(message) => self.on_message(message, now),
             Input::Datagram { socket, from, bytes } => self.on_datagram(socket, from, bytes, now),
+            Input::Opened { .. } | Input::NotOpened { .. } | Input::Network(_) => {}
             Input::LocalCandidates(candidates) => self.on_local(candidates, now),
             Input::Traffic { link, sent, received } => {
                 if let Some(agent) = self.links.get_mut(&link).and_then(|link| link.agent.as_mut()) {
@@ -138,7 +143,11 @@ impl Connector {
         accept.sort_unstable();
         accept.dedup();
         accept.truncate(ACCEPT_TAGS_MAX);
-        Update { candidates, accept }
+        Update {
+            candidates,
+            accept,
+            network: self.network,
+        }
     }
 
     /// Tell the server what has changed about this node, if anything did.
@@ -182,6 +191,7 @@ impl Connector {
             FromServer::PairJoined { nameplate } => self.on_pair_joined(nameplate, now),
             FromServer::PairMessage { nameplate, body } => self.on_pair_message(nameplate, &body),
             FromServer::PairEnded { nameplate, why } => self.on_pair_ended(nameplate, why),
+            FromServer::Aim(_) => {}
             FromServer::Draining { retry_after_ms } => self.event(Event::Draining {
                 retry_after: std::time::Duration::from_millis(retry_after_ms.into()),
             }),
@@ -298,6 +308,7 @@ impl Connector {
                 peer,
                 tag,
                 policy,
+                guess: true,
             })),
             None => self.event(fail(ConnectFailure::Refused(ConnectRefusal::TooFast))),
         }

@@ -19,6 +19,7 @@ pub mod config;
 mod locked;
 mod pacer;
 mod pair;
+mod plan;
 mod round;
 mod seen;
 mod upkeep;
@@ -35,6 +36,7 @@ use crate::wire::probe::ProbeKeys;
 pub use agent::PunchAgent;
 pub(crate) use choice::usable;
 pub use config::PunchConfig;
+pub use plan::{Plan, plan, wants_guess};
 
 /// Why a punching agent wants to be called at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

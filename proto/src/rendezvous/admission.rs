@@ -40,6 +40,7 @@ impl Registry {
             live: false,
             candidates: offer::accept(hello.facts.candidates, self.config.allow_loopback),
             accept: hello.facts.accept,
+            network: hello.facts.network,
             rtt: None,
         };
         if let Some(connection) = self.connections.get_mut(conn) {
@@ -76,6 +77,7 @@ impl Registry {
         if let Some(node) = node {
             node.candidates = offer::accept(facts.candidates, self.config.allow_loopback);
             node.accept = facts.accept;
+            node.network = facts.network;
         }
     }
 

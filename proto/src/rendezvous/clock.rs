@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::config::{LEAD_EXTRA, LEAD_MIN, RTT_ASSUMED, RTT_MAX};
+use super::config::{LEAD_EXTRA, LEAD_MIN, RTT_ASSUMED, RTT_MAX, SECOND_EXTRA};
 use crate::wire::ServerTime;
 
 /// The clock.
@@ -30,8 +30,17 @@ pub(super) fn told_rtt(rtt_us: u32) -> Option<Duration> {
 
 /// How long after an introduction punching starts: so long that the message has reached both.
 pub(super) fn lead(one: Option<Duration>, other: Option<Duration>) -> Duration {
-    let larger = one.unwrap_or(RTT_ASSUMED).max(other.unwrap_or(RTT_ASSUMED));
-    LEAD_MIN.max(larger * 3 / 2 + LEAD_EXTRA)
+    LEAD_MIN.max(larger(one, other) * 3 / 4 + LEAD_EXTRA)
+}
+
+/// How long after an introduction that begins which needs an exchange: so long that each side has measured something at
+/// the server and told the other.
+pub(super) fn second(one: Option<Duration>, other: Option<Duration>) -> Duration {
+    larger(one, other) * 5 / 2 + SECOND_EXTRA
+}
+
+fn larger(one: Option<Duration>, other: Option<Duration>) -> Duration {
+    one.unwrap_or(RTT_ASSUMED).max(other.unwrap_or(RTT_ASSUMED))
 }
 
 #[cfg(test)]
@@ -41,9 +50,11 @@ mod tests {
     #[test]
     fn the_lead_follows_the_slower_side() {
         let ms = |ms| Some(Duration::from_millis(ms));
-        assert_eq!(lead(ms(10), ms(20)), Duration::from_millis(150));
-        assert_eq!(lead(ms(10), ms(400)), Duration::from_millis(650));
-        assert_eq!(lead(None, None), Duration::from_millis(200));
+        assert_eq!(lead(ms(10), ms(20)), Duration::from_millis(100));
+        assert_eq!(lead(ms(10), ms(400)), Duration::from_millis(350));
+        assert_eq!(lead(None, None), Duration::from_millis(125));
+        assert_eq!(second(ms(10), ms(400)), Duration::from_millis(1060));
+        assert_eq!(second(None, None), Duration::from_millis(310));
         assert_eq!(told_rtt(0), None);
         assert_eq!(told_rtt(u32::MAX), Some(RTT_MAX));
     }

@@ -25,13 +25,19 @@ pub(super) const NAMEPLATE_TTL: Duration = Duration::from_secs(600);
 /// that is direct needs no session until it asks anew; a shorter time costs needless introductions.
 pub(super) const SESSION_IDLE: Duration = Duration::from_secs(3600);
 
-/// The earliest start of punching after an introduction: both must have got the message.
-pub(super) const LEAD_MIN: Duration = Duration::from_millis(150);
+/// The earliest start of punching after an introduction: both must have got the message, and opened their routers before it.
+/// Every attempt waits for it, so more delays everybody.
+pub(super) const LEAD_MIN: Duration = Duration::from_millis(100);
 
-/// Added to one and a half round trips for the time that messages wait in the two nodes.
+/// Added to three quarters of a round trip, so to the way of the message and half as much again, for the time that messages
+/// wait in the two nodes, and for the packets that open a router before the start.
 pub(super) const LEAD_EXTRA: Duration = Duration::from_millis(50);
 
-/// Round trip assumed of a node that has not told one: a lead of 200 ms, right for most of a continent.
+/// Added to two and a half round trips for the second start: the introduction arrives (half of one), each side measures at
+/// the server (one), tells the server (half), which tells the other (half).
+pub(super) const SECOND_EXTRA: Duration = Duration::from_millis(60);
+
+/// Round trip assumed of a node that has not told one: right for most of a continent.
 pub(super) const RTT_ASSUMED: Duration = Duration::from_millis(100);
 
 /// Longest round trip believed. A node that claims more would only make its peer wait.
@@ -84,6 +90,8 @@ pub struct Limits {
     pub messages: Rate,
     /// Introductions that one connection asks for.
     pub connects: Rate,
+    /// Rounds in which ports are guessed at one public address: of all that one address is to bear from everybody.
+    pub guesses_per_target: Rate,
     /// Nameplates that one key opens or joins: the bound on guesses by one key.
     pub pairings: Rate,
     /// Nameplates that are opened or joined from one network (not loopback): the bound on guesses by one who makes keys at will.
@@ -106,6 +114,7 @@ impl Default for Limits {
             nameplates_resting: 8192,
             messages: Rate::new(Duration::from_millis(20), 200),
             connects: Rate::new(Duration::from_millis(200), 10),
+            guesses_per_target: Rate::new(Duration::from_secs(15), 8),
             pairings: Rate::new(Duration::from_secs(360), 10),
             pairings_per_network: Rate::new(Duration::from_secs(60), 60),
             new_keys_per_network: Rate::new(Duration::from_secs(2), 2000),

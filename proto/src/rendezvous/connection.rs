@@ -9,6 +9,7 @@ use super::config::{HELLO_WITHIN, REFRESH, REFRESHES_MISSED};
 use crate::addr::{Candidate, canonical};
 use crate::id::{Instance, Name, PairTag, PeerId};
 use crate::quota::Bucket;
+use crate::wire::Network;
 
 /// One run of one node.
 pub(super) type Run = (PeerId, Instance);
@@ -36,6 +37,7 @@ pub(super) struct Node {
     pub(super) candidates: Vec<Candidate>,
     /// In ascending order.
     pub(super) accept: Vec<PairTag>,
+    pub(super) network: Network,
     pub(super) rtt: Option<Duration>,
 }
 

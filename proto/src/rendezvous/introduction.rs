@@ -10,9 +10,12 @@ use super::deadlines::Due;
 use super::offer;
 use super::registry::Registry;
 use super::sessions::{End, Session};
-use crate::id::{ChannelId, PairTag, RequestId, SessionId};
+use crate::id::{ChannelId, PairTag, SessionId};
+use crate::punch::wants_guess;
+use crate::wire::network::SPANS_MAX;
 use crate::wire::{
-    CloseReason, Connect, ConnectRefusal, FromServer, Introduction, PathPolicy, Role, ServerTime,
+    Aim, CloseReason, Connect, ConnectRefusal, FromServer, Introduction, Network, PathPolicy, Refusal, Role,
+    ServerTime,
 };
 
 /// When this round begins.
@@ -20,19 +23,39 @@ use crate::wire::{
 struct Moment {
     start: ServerTime,
     now: ServerTime,
+    second: ServerTime,
 }
 
 impl Registry {
     /// A node wants to be introduced, or wants another round.
     pub(super) fn connect(&mut self, conn: ConnId, connect: Connect, now: Instant) {
-        let Connect { request, tag, .. } = connect;
+        let request = connect.request;
         match self.find_session(conn, &connect, now) {
-            Ok(session) => self.introduce(session, conn, request, tag, now),
+            Ok(session) => self.introduce(session, conn, &connect, now),
             Err(why) => {
                 *self.counts.connect_refused.entry(why).or_default() += 1;
                 self.send(conn, FromServer::ConnectFailed { request, why });
             }
         }
+    }
+
+    /// Pass on where one side of a session is to be found in this round. What does not fit is dropped: it may have
+    /// crossed the next introduction.
+    pub(super) fn aim(&mut self, conn: ConnId, aim: Aim, now: Instant) {
+        if aim.spans.len() > SPANS_MAX {
+            return self.refuse(conn, Refusal::Protocol, now);
+        }
+        let session = self.sessions.get(aim.session);
+        let Some(session) = session.filter(|session| session.round == aim.round && session.policy().direct)
+        else {
+            return;
+        };
+        let other = match session.role_of(conn) {
+            Some(Role::Caller) => session.ends[1].conn,
+            Some(Role::Callee) => session.ends[0].conn,
+            None => return,
+        };
+        self.send(other, FromServer::Aim(aim));
     }
 
     /// A node is done with a session.
@@ -116,7 +139,10 @@ impl Registry {
         Ok(id)
     }
 
-    fn introduce(&mut self, id: SessionId, asker: ConnId, request: RequestId, tag: PairTag, now: Instant) {
+    fn introduce(&mut self, id: SessionId, asker: ConnId, connect: &Connect, now: Instant) {
+        let Connect {
+            request, tag, guess, ..
+        } = *connect;
         self.settle_channel(id);
         let Some(session) = self.sessions.get(id).copied() else {
             return;
@@ -131,7 +157,9 @@ impl Registry {
         let moment = Moment {
             start: self.clock.at(now + clock::lead(one, other)),
             now: self.clock.at(now),
+            second: self.clock.at(now + clock::second(one, other)),
         };
+        let guess = guess && self.may_guess(&session, now);
         let [caller, callee] = session.conns();
         self.counts.introduced += 1;
         for (conn, peer, role) in [(callee, caller, Role::Callee), (caller, callee, Role::Caller)] {
@@ -140,6 +168,7 @@ impl Registry {
                 let introduction = Introduction {
                     role,
                     request,
+                    guess,
                     ..introduction
                 };
                 self.send(conn, FromServer::Introduction(introduction));
@@ -177,6 +206,9 @@ impl Registry {
             policy: agreed.policy,
             start: moment.start,
             now: moment.now,
+            second: moment.second,
+            networks: session.conns().map(|conn| self.network(conn)),
+            guess: false,
         })
     }
 
@@ -205,6 +237,28 @@ impl Registry {
     fn run(&self, conn: ConnId) -> Option<Run> {
         let connection = self.connections.get(conn)?;
         Some((connection.peer, connection.live()?.instance))
+    }
+
+    fn network(&self, conn: ConnId) -> Network {
+        let node = self.connections.get(conn).and_then(Connection::live);
+        node.map(|node| node.network).unwrap_or_default()
+    }
+
+    /// Do both agree to a round of guessing, and has either's address been spared for long enough? Asked, and counted,
+    /// only where the plan would guess.
+    fn may_guess(&mut self, session: &Session, now: Instant) -> bool {
+        let networks = session.conns().map(|conn| self.network(conn));
+        if !networks.iter().all(|network| network.guesses) || !wants_guess(networks, session.round > 0) {
+            return false;
+        }
+        let rate = self.config.limits.guesses_per_target;
+        let targets = session
+            .conns()
+            .map(|conn| self.connections.get(conn).map(|conn| conn.from));
+        targets
+            .into_iter()
+            .flatten()
+            .all(|target| self.guess_targets.admit_prefix(target, rate, now))
     }
 
     fn rtt(&self, conn: ConnId) -> Option<std::time::Duration> {

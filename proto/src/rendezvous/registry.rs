@@ -46,6 +46,7 @@ pub struct Registry {
     pub(super) pairings: BucketTable,
     pub(super) pairing_networks: BucketTable,
     pub(super) key_networks: BucketTable,
+    pub(super) guess_targets: BucketTable,
     pub(super) counts: Stats,
     commands: VecDeque<Command>,
     draining: bool,
@@ -67,6 +68,7 @@ impl Registry {
             pairings: table(0),
             pairing_networks: table(1),
             key_networks: table(2),
+            guess_targets: table(3),
             counts: Stats::default(),
             commands: VecDeque::new(),
             draining: false,
@@ -214,6 +216,8 @@ impl Registry {
             ToServer::PairJoin { nameplate } => self.pair_join(conn, nameplate, now),
             ToServer::PairMessage { nameplate, body } => self.pair_message(conn, nameplate, body, now),
             ToServer::PairLeave { nameplate } => self.pair_leave(conn, nameplate, now),
+            ToServer::Aim(aim) => self.aim(conn, aim, now),
+            ToServer::Report(_) => {}
             ToServer::Hello(_) => self.refuse(conn, Refusal::Protocol, now),
             ToServer::Update(_) | ToServer::Time { .. } | ToServer::Bye => {}
         }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::network::{Aim, Network};
 use super::to_server::PathPolicy;
 use crate::addr::OfferedCandidate;
 use crate::id::{ChannelId, Instance, Name, Nameplate, PairTag, PeerId, RequestId, SessionId};
@@ -81,6 +82,8 @@ pub enum FromServer {
         /// Milliseconds.
         retry_after_ms: u32,
     },
+    /// 13: where the other side of a session is to be found.
+    Aim(Aim),
 }
 
 /// Registration succeeded.
@@ -136,6 +139,13 @@ pub struct Introduction {
     pub start: ServerTime,
     /// The server's clock when it sent this.
     pub now: ServerTime,
+    /// When both begin what needs an exchange after the introduction: each has measured something at the server by then,
+    /// and told the other side.
+    pub second: ServerTime,
+    /// The networks of caller and callee, from which both come to the same plan.
+    pub networks: [Network; 2],
+    /// May this round guess ports?
+    pub guess: bool,
 }
 
 /// The side of a session. The caller is the client of the QUIC connection and decides between equal paths.

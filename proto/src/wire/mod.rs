@@ -6,6 +6,7 @@
 
 pub mod codec;
 mod from_server;
+pub mod network;
 pub mod probe;
 pub mod relay;
 pub mod segments;
@@ -15,9 +16,10 @@ pub use codec::{CodecError, decode, encode};
 pub use from_server::{
     CloseReason, ConnectRefusal, FromServer, Introduction, PairEnd, Refusal, Role, ServerTime, Welcome,
 };
+pub use network::{Aim, Network, Span};
 pub use segments::segments;
 pub use to_server::{
-    ACCEPT_TAGS_MAX, AGENT_LEN_MAX, Connect, Hello, PAIR_BODY_LEN_MAX, PathPolicy, ToServer, Update,
+    ACCEPT_TAGS_MAX, AGENT_LEN_MAX, Connect, Hello, PAIR_BODY_LEN_MAX, PathPolicy, Report, ToServer, Update,
 };
 
 /// Version of the control protocol, in the ALPN of its connections. A change that an older node would misread takes

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::network::{Aim, Network};
 use crate::addr::Candidate;
 use crate::id::{Instance, Name, Nameplate, PairTag, PeerId, RequestId, SessionId, Token};
 
@@ -64,6 +65,10 @@ pub enum ToServer {
     },
     /// 10: going away on purpose; be seen as offline at once.
     Bye,
+    /// 11: tell the other side of the session where to aim.
+    Aim(Aim),
+    /// 12: how a round ended for this side.
+    Report(Report),
 }
 
 /// Who a node is and what it can be reached by.
@@ -90,6 +95,8 @@ pub struct Update {
     pub candidates: Vec<Candidate>,
     /// Who may be introduced to it: at most [`ACCEPT_TAGS_MAX`], in ascending order.
     pub accept: Vec<PairTag>,
+    /// What is known of its network.
+    pub network: Network,
 }
 
 /// A wish to be introduced.
@@ -103,6 +110,21 @@ pub struct Connect {
     pub tag: PairTag,
     /// Which paths the caller wants.
     pub policy: PathPolicy,
+    /// The caller's own limits let this round guess ports.
+    pub guess: bool,
+}
+
+/// What came of a round, for the server's statistics. No address is in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The session.
+    pub session: SessionId,
+    /// The round.
+    pub round: u8,
+    /// Milliseconds from the introduction to a proven path; `None` if there is none.
+    pub direct_ms: Option<u32>,
+    /// Probes that this side has sent in the round.
+    pub probes: u16,
 }
 
 /// Which paths a connection may take.

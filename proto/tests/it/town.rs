@@ -71,6 +71,9 @@ pub(crate) fn config(index: usize, instance: u64) -> ConnectorConfig {
         accepting: true,
         agent: "test 1".to_owned(),
         punch: PunchConfig::default(),
+        fingerprint: false,
+        guesses: true,
+        sockets_max: 1024,
         allow_loopback: false,
     }
 }

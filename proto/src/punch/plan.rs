@@ -1,0 +1,315 @@
+//! The table of plans: what two nodes do in a round, told from what is known of both networks. One function, no state.
+//!
+//! Both sides put the same two [`Network`]s in and get the same plan out. Whatever the plan, the addresses that the peer
+//! offered are probed as well: the local network, IPv6, mapped ports.
+//!
+//! | | keeps its port, open to all | keeps it, filters by address | keeps it, filters by port | counts | first kept | block | random |
+//! |---|---|---|---|---|---|---|---|
+//! | **open to all** | dial | dial | dial | reverse | reverse | reverse | reverse |
+//! | **by address** | | punch | punch | reverse | reverse | reverse | reverse |
+//! | **by port** | | | punch | bracket | fresh | block | birthday |
+//! | **counts** | | | | steps | steps | hopeless | hopeless |
+//! | **first kept** | | | | | fresh | hopeless | hopeless |
+//! | **block, random** | | | | | | hopeless | hopeless |
+//!
+//! A NAT that maps by destination and yet lets in anyone, or whoever it has sent to, is dialled like one that keeps its
+//! port. A further round of the same two takes the next best where there is one: punch becomes fresh, reverse
+//! through a filter by address becomes what a filter by port would get, fresh becomes bracket or steps.
+
+use crate::wire::Role;
+use crate::wire::network::{Filtering, Mapping, Network, Ports};
+
+/// What both sides do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Plan {
+    /// Too little is known of one side: both send at once.
+    Unknown,
+    /// One side lets anyone in.
+    Dial,
+    /// Both keep their ports: both send at once.
+    Punch,
+    /// This side's port is not known before it sends, and the other side lets it in.
+    Reverse {
+        /// Who sends first.
+        by: Role,
+    },
+    /// Both bind fresh sockets, tell their ports, open, and fire when the other has opened.
+    Fresh,
+    /// The ports of one side are counted: its openers lie between two readings of the counter.
+    Bracket {
+        /// Whose.
+        hard: Role,
+    },
+    /// The ports of one side are random in a small block: a few openers, and probes over the block.
+    Block {
+        /// Whose.
+        hard: Role,
+    },
+    /// The ports of one side are random: many openers, and probes of random ports.
+    Birthday {
+        /// Whose.
+        hard: Role,
+    },
+    /// The ports of both are counted: one steps by one, the other by two (Klinec and Matyas 2014).
+    Steps,
+    /// Ports would have to be guessed, and one side or the limits of the moment do not allow it.
+    NoGuess,
+    /// Nobody can foresee either side's port.
+    Hopeless,
+}
+
+impl Plan {
+    /// The word in machine-readable output and metrics.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Dial => "dial",
+            Self::Punch => "punch",
+            Self::Reverse { .. } => "reverse",
+            Self::Fresh => "fresh",
+            Self::Bracket { .. } => "bracket",
+            Self::Block { .. } => "block",
+            Self::Birthday { .. } => "birthday",
+            Self::Steps => "steps",
+            Self::NoGuess => "no-guess",
+            Self::Hopeless => "hopeless",
+        }
+    }
+
+    /// Why it was chosen, as a sentence without a full stop.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Unknown => "the network of one side is not known yet, so both send at once",
+            Self::Dial => "one side lets anyone in, so a packet to it is enough",
+            Self::Punch => "both routers keep one port for all destinations, so both send at once",
+            Self::Reverse { .. } => {
+                "one router takes a new port for each destination, and the other lets any port of a known address in: the first dials"
+            }
+            Self::Fresh => "both take fresh ports, so that nothing that was sent before stands in the way",
+            Self::Bracket { .. } => {
+                "one router counts its ports, so they lie between two readings of the counter"
+            }
+            Self::Block { .. } => {
+                "one router takes random ports from a small block, so a few dozen probes find one"
+            }
+            Self::Birthday { .. } => {
+                "one router takes random ports, so it opens many and the other side tries until two meet"
+            }
+            Self::Steps => "both routers count their ports, so one side steps by one and the other by two",
+            Self::NoGuess => "ports would have to be guessed, which one side or a limit does not allow now",
+            Self::Hopeless => "both routers take ports that nobody can foresee",
+        }
+    }
+
+    /// Does it take more than the exchange of a few probes with addresses that were offered? Then both must agree.
+    pub const fn guesses(self) -> bool {
+        matches!(self, Self::Block { .. } | Self::Birthday { .. })
+    }
+}
+
+/// The plan for a round. `networks` are those of caller and callee; `again`: the two have tried before without success;
+/// `guess`: both sides, the server and all limits allow guessing now.
+pub fn plan(networks: [Network; 2], again: bool, guess: bool) -> Plan {
+    let [caller, callee] = networks;
+    match networks.map(keeps_port) {
+        [None, _] | [_, None] if again => Plan::Fresh,
+        [None, _] | [_, None] => Plan::Unknown,
+        [Some(true), Some(true)] => both_keep(networks, again),
+        [Some(true), Some(false)] => one_keeps(caller, callee, Role::Callee, again, guess),
+        [Some(false), Some(true)] => one_keeps(callee, caller, Role::Caller, again, guess),
+        [Some(false), Some(false)] => neither_keeps(networks, again),
+    }
+}
+
+/// May ports have to be guessed to meet? Then the attempt is worth asking for permission.
+pub fn wants_guess(networks: [Network; 2], again: bool) -> bool {
+    plan(networks, again, true).guesses()
+}
+
+fn keeps_port(network: Network) -> Option<bool> {
+    match network.mapping {
+        Mapping::Unknown => None,
+        Mapping::None | Mapping::Independent => Some(true),
+        Mapping::Address | Mapping::AddressAndPort => Some(false),
+    }
+}
+
+fn both_keep(networks: [Network; 2], again: bool) -> Plan {
+    if networks
+        .iter()
+        .any(|network| network.filtering == Filtering::Independent)
+    {
+        Plan::Dial
+    } else if again {
+        Plan::Fresh
+    } else {
+        Plan::Punch
+    }
+}
+
+fn one_keeps(easy: Network, hard: Network, role: Role, again: bool, guess: bool) -> Plan {
+    if lets_in(easy, hard, again) {
+        return Plan::Reverse { by: role };
+    }
+    match hard.ports {
+        Ports::PreserveFirst { .. } if !again => Plan::Fresh,
+        Ports::Counter { .. } => Plan::Bracket { hard: role },
+        Ports::PreserveFirst { step } if step != 0 => Plan::Bracket { hard: role },
+        _ if !guess => Plan::NoGuess,
+        Ports::Block { .. } => Plan::Block { hard: role },
+        _ => Plan::Birthday { hard: role },
+    }
+}
+
+fn neither_keeps(networks: [Network; 2], again: bool) -> Plan {
+    let [caller, callee] = networks;
+    let first = |network: Network| matches!(network.ports, Ports::PreserveFirst { .. });
+    let counts = |network: Network| {
+        network.mapping == Mapping::AddressAndPort
+            && match network.ports {
+                Ports::Counter { .. } => true,
+                Ports::PreserveFirst { step } => step != 0,
+                _ => false,
+            }
+    };
+    if lets_in(caller, callee, again) {
+        Plan::Reverse { by: Role::Callee }
+    } else if lets_in(callee, caller, again) {
+        Plan::Reverse { by: Role::Caller }
+    } else if first(caller) && first(callee) && !again {
+        Plan::Fresh
+    } else if counts(caller) && counts(callee) {
+        Plan::Steps
+    } else {
+        Plan::Hopeless
+    }
+}
+
+/// Does a packet from a port that nobody foresaw come in at the endpoint that the server saw?
+fn lets_in(inner: Network, outer: Network, again: bool) -> bool {
+    match inner.filtering {
+        Filtering::Independent => true,
+        // Not where the packet may come from another address, nor where it was tried.
+        Filtering::Address => !outer.several_addresses && !again,
+        Filtering::Unknown | Filtering::AddressAndPort => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COUNTER: Ports = Ports::Counter { step: 1, rate: 0 };
+    const FIRST: Ports = Ports::PreserveFirst { step: 1 };
+    const BLOCK: Ports = Ports::Block {
+        low: 1024,
+        high: 1535,
+    };
+
+    fn cone(filtering: Filtering) -> Network {
+        Network {
+            mapping: Mapping::Independent,
+            filtering,
+            ports: Ports::Preserving,
+            ..Network::default()
+        }
+    }
+
+    fn hard(ports: Ports) -> Network {
+        Network {
+            mapping: Mapping::AddressAndPort,
+            filtering: Filtering::AddressAndPort,
+            ports,
+            ..Network::default()
+        }
+    }
+
+    fn words(networks: [Network; 2]) -> [&'static str; 2] {
+        [false, true].map(|again| plan(networks, again, true).word())
+    }
+
+    #[test]
+    fn the_table_of_the_page_comes_out_and_so_does_what_a_further_round_tries() {
+        let [open, address, port] = [
+            Filtering::Independent,
+            Filtering::Address,
+            Filtering::AddressAndPort,
+        ]
+        .map(cone);
+        for (one, other, expected) in [
+            (open, port, ["dial", "dial"]),
+            (address, address, ["punch", "fresh"]),
+            (port, port, ["punch", "fresh"]),
+            (open, hard(Ports::Random), ["reverse", "reverse"]),
+            (address, hard(Ports::Random), ["reverse", "birthday"]),
+            (address, hard(COUNTER), ["reverse", "bracket"]),
+            (port, hard(COUNTER), ["bracket", "bracket"]),
+            (port, hard(FIRST), ["fresh", "bracket"]),
+            (port, hard(BLOCK), ["block", "block"]),
+            (port, hard(Ports::From(32768)), ["birthday", "birthday"]),
+            (port, hard(Ports::Unknown), ["birthday", "birthday"]),
+            (hard(COUNTER), hard(COUNTER), ["steps", "steps"]),
+            (hard(COUNTER), hard(FIRST), ["steps", "steps"]),
+            (hard(FIRST), hard(FIRST), ["fresh", "steps"]),
+            (hard(COUNTER), hard(Ports::Random), ["hopeless", "hopeless"]),
+            (hard(BLOCK), hard(BLOCK), ["hopeless", "hopeless"]),
+            (Network::default(), port, ["unknown", "fresh"]),
+        ] {
+            assert_eq!(words([one, other]), expected, "{one:?} {other:?}");
+            assert_eq!(words([other, one]), expected, "the other way round");
+        }
+    }
+
+    #[test]
+    fn the_side_that_is_hard_is_named_whoever_calls() {
+        let (easy, hard) = (cone(Filtering::AddressAndPort), hard(COUNTER));
+        assert_eq!(
+            plan([easy, hard], false, true),
+            Plan::Bracket { hard: Role::Callee }
+        );
+        assert_eq!(
+            plan([hard, easy], false, true),
+            Plan::Bracket { hard: Role::Caller }
+        );
+    }
+
+    #[test]
+    fn nothing_is_guessed_without_leave_and_what_needs_no_guess_needs_no_leave() {
+        let easy = cone(Filtering::AddressAndPort);
+        assert_eq!(plan([easy, hard(Ports::Random)], false, false), Plan::NoGuess);
+        assert_eq!(plan([easy, hard(BLOCK)], false, false), Plan::NoGuess);
+        assert!(wants_guess([easy, hard(Ports::Random)], false));
+        assert!(!wants_guess([easy, hard(COUNTER)], false));
+        assert_eq!(plan([easy, hard(COUNTER)], false, false).word(), "bracket");
+    }
+
+    #[test]
+    fn an_open_door_is_used_also_where_ports_change_and_a_moving_address_closes_one() {
+        let open = Network {
+            filtering: Filtering::Independent,
+            ..hard(Ports::Random)
+        };
+        let moving = Network {
+            several_addresses: true,
+            ..hard(Ports::Random)
+        };
+        assert_eq!(
+            plan([open, hard(Ports::Random)], true, true),
+            Plan::Reverse { by: Role::Callee }
+        );
+        assert_eq!(
+            plan([cone(Filtering::Address), moving], false, true),
+            Plan::Birthday { hard: Role::Callee }
+        );
+        let by_address = Network {
+            mapping: Mapping::Address,
+            ..hard(COUNTER)
+        };
+        assert_eq!(
+            plan([by_address, by_address], false, true),
+            Plan::Hopeless,
+            "one port for all ports of the peer: nothing to step through"
+        );
+    }
+}
