@@ -6,7 +6,7 @@ use super::config::LINKS_MAX;
 use super::link::{Backoff, LinkState};
 use super::machine::Connector;
 use super::questions::Question;
-use super::{ConnectFailure, Event, LinkId};
+use super::{ConnectFailure, Effort, Event, LinkId};
 use crate::id::{Instance, PairSecret, PeerId};
 use crate::path::Why;
 use crate::punch::{self, PunchAgent, Round, Setup};
@@ -113,6 +113,7 @@ impl Connector {
             introduced: now,
             left: false,
             backoff: Backoff::default(),
+            effort: Effort::default(),
             orphan_at: None,
         };
         self.runs.insert((link.peer, link.instance), id);

@@ -267,6 +267,18 @@ pub struct Link {
     pub policy: PathPolicy,
 }
 
+/// What a link has cost so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Effort {
+    /// Probes that were sent, answers and openers among them.
+    pub probes: u32,
+    /// Sockets that were opened for it.
+    pub sockets: u32,
+    /// Entries that its probes and questions made in a NAT that has one for each pair of endpoints: an estimate, as no NAT
+    /// tells.
+    pub nat_entries: u32,
+}
+
 /// Why there is no link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use super::Timer;
 use super::config::{BACKOFF_JITTER_PERCENT, ROUND_BACKOFF_MS};
+use super::{Effort, Timer};
 use crate::id::{ChannelId, Instance, Name, PairTag, PeerId, SessionId};
 use crate::path::{Path, Why};
 use crate::punch::PunchAgent;
@@ -39,6 +39,7 @@ pub(super) struct LinkState {
     /// The peer said that it is done with this link.
     pub(super) left: bool,
     pub(super) backoff: Backoff,
+    pub(super) effort: Effort,
     /// Without any path or session since the time that this allows for.
     pub(super) orphan_at: Option<Instant>,
 }

@@ -115,6 +115,11 @@ impl Connector {
         }
     }
 
+    /// What a link has cost so far; `None` for a link that is not there.
+    pub fn effort(&self, link: LinkId) -> Option<Effort> {
+        self.links.get(&link).map(|link| link.effort)
+    }
+
     pub(super) fn event(&mut self, event: Event) {
         self.queue.push_back(Output::Event(event));
     }

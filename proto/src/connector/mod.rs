@@ -17,7 +17,7 @@ mod questions;
 pub use crate::transmit::Transmit;
 pub use config::ConnectorConfig;
 pub use io::{
-    Command, ConnectFailure, Event, Input, Link, LinkEnd, LinkId, Nat, Output, PairEvent, PairFailure,
+    Command, ConnectFailure, Effort, Event, Input, Link, LinkEnd, LinkId, Nat, Output, PairEvent, PairFailure,
 };
 pub use machine::Connector;
 
