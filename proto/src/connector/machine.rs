@@ -17,7 +17,9 @@ use super::link::LinkState;
 use super::nat::Discovery;
 use super::pairing::Pairing;
 use super::questions::{Question, Questions};
-use super::{Command, ConnectFailure, ConnectorConfig, Event, Input, LinkEnd, LinkId, Nat, Output, Timer};
+use super::{
+    Command, ConnectFailure, ConnectorConfig, Effort, Event, Input, LinkEnd, LinkId, Nat, Output, Timer,
+};
 use crate::addr::{CANDIDATES_MAX, Candidate, canonical};
 use crate::id::{Instance, Name, PairSecret, PairTag, PeerId, RequestId, SessionTag};
 use crate::path::SocketId;
