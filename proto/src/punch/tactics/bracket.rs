@@ -27,7 +27,6 @@ pub(super) struct Bracket {
 
 impl Bracket {
     pub(super) fn new(stock: &mut Stock, start: Instant) -> Self {
-        let (ttl, to) = (stock.opener_ttl(), stock.target);
         let sockets = stock.orders.sockets.clone();
         let server = stock.orders.stun.first().copied();
         let last = sockets.len().saturating_sub(1);
@@ -35,7 +34,7 @@ impl Bracket {
         for (number, socket) in sockets.into_iter().enumerate() {
             let what = match server {
                 Some(server) if number == 0 || number == last => What::Question { server },
-                _ => What::Probe { to, ttl },
+                _ => stock.opener(number),
             };
             stock.shots.push_back(Shot { at, socket, what });
             at += BRACKET_SPACING;

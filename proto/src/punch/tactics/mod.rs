@@ -313,24 +313,23 @@ impl Stock {
 
     /// One opener from each fresh socket, one after the other.
     fn plan_openers(&mut self, start: Instant) {
-        let ttl = self.opener_ttl();
         let mut at = start;
-        for socket in self.orders.sockets.clone() {
-            let what = What::Probe { to: self.target, ttl };
+        for (number, socket) in self.orders.sockets.clone().into_iter().enumerate() {
+            let what = self.opener(number);
             self.shots.push_back(Shot { at, socket, what });
             at += super::config::OPENER_SPACING;
         }
     }
 
-    /// How far openers go. Where the depth of the own router is not known they go all the way at first, because one that
-    /// dies too early opens nothing; at a further try they stay short, because one that goes too far may have been the
-    /// reason for the failure.
-    fn opener_ttl(&self) -> Option<u8> {
-        match (self.orders.own.opener_ttl, self.orders.again) {
-            (0, false) => None,
-            (0, true) => Some(OPENER_TTL_ASSUMED),
-            (ttl, _) => Some(ttl),
-        }
+    /// One of many openers. Where the depth of the own router is not known every other one goes all the way: one that dies
+    /// too early opens nothing, and one that goes too far may shut the peer's router for its port.
+    fn opener(&self, number: usize) -> What {
+        let ttl = match self.orders.own.opener_ttl {
+            0 if number.is_multiple_of(2) => None,
+            0 => Some(OPENER_TTL_ASSUMED),
+            ttl => Some(ttl),
+        };
+        What::Probe { to: self.target, ttl }
     }
 
     /// The peer at this port.
