@@ -44,8 +44,8 @@ pub const QUESTIONS_MAX: usize = 64;
 pub const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Pauses before the caller asks for another round, in milliseconds; the last one repeats. Reset by a path, by new
-/// addresses of this node, and by a new registration.
-pub const ROUND_BACKOFF_MS: &[u64] = &[2_000, 8_000, 30_000, 60_000, 120_000, 300_000];
+/// addresses of this node, and by a new registration. The second round comes at once, because it does something else than the first.
+pub const ROUND_BACKOFF_MS: &[u64] = &[0, 2_000, 8_000, 30_000, 60_000, 120_000, 300_000];
 
 /// Pauses and refreshes come up to this share earlier, in percent, so that nodes that lost their server together do
 /// not ask together.
