@@ -5,6 +5,7 @@
 
 mod cache;
 mod json;
+mod known;
 mod run;
 mod servers;
 mod sockets;
@@ -20,6 +21,7 @@ pub use knothole_proto::fingerprint::{
 };
 
 pub use json::{from_json, to_json};
+pub(crate) use known::{recall, remember};
 pub(crate) use verdict::ports_in_words;
 pub use verdict::{Verdict, verdict};
 
