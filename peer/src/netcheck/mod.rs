@@ -4,6 +4,7 @@
 //! Independent of a [`Node`](crate::Node): it needs no key, no registration and no pairing, only a STUN server.
 
 mod cache;
+mod hops;
 mod json;
 mod known;
 mod run;
