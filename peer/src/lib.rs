@@ -37,10 +37,11 @@ pub mod untrusted;
 pub use book::{AddressBook, BookError, Contact, ResolveError};
 pub use home::Home;
 pub use identity::{Identity, IdentityError};
-pub use knothole_proto::connector::Nat;
+pub use knothole_proto::connector::{Effort, Nat};
 pub use knothole_proto::id::{Name, PairSecret, PeerId, Token};
 pub use knothole_proto::pairing::Code;
 pub use knothole_proto::path::{How, Path, Why};
+pub use knothole_proto::punch::Plan;
 pub use knothole_proto::wire::{PathPolicy, Refusal};
 pub use node::{
     Bind, ConnectError, ConnectOptions, LookupError, Node, NodeConfig, NodeEvent, PairError, Paired, Pairing,

@@ -251,6 +251,35 @@ fn said(output: &Output) -> String {
 }
 
 #[test]
+fn a_carriers_router_behind_the_home_router_is_seen_by_its_own_word() {
+    if !possible() {
+        return;
+    }
+    let names = ["home-behind-cgn", "port-restricted"];
+    let kinds: Vec<&NatKind> = names.iter().filter_map(|name| kind(name)).collect();
+    let world = World::new(&kinds, &["--alt", "5.5.5.2:5669"]);
+    let hops = |host: &str| {
+        let found = event(
+            &world.run(host, &["netcheck", "--server", &world.url, "--json"]),
+            "netcheck",
+        );
+        let signs = found["signs"].as_array().unwrap().clone();
+        signs
+            .into_iter()
+            .filter(|sign| ["shared-hop", "private-hop"].contains(&sign["kind"].as_str().unwrap()))
+            .collect::<Vec<Value>>()
+    };
+    let seen = hops("home-behind-cgn");
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    assert_eq!(seen[0]["kind"], "shared-hop", "{seen:?}");
+    assert_eq!(
+        seen[0]["hop"], 2,
+        "the home router is the first, the carrier's the second"
+    );
+    assert_eq!(hops("port-restricted"), Vec::<Value>::new(), "one router only");
+}
+
+#[test]
 fn people_read_a_verdict_first_in_eighty_columns_and_what_could_not_be_tested() {
     if !possible() {
         return;

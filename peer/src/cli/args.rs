@@ -60,6 +60,15 @@ pub(super) struct Global {
         env = "KNOTHOLE_RELAY"
     )]
     pub(super) relay: Relay,
+    /// May ports be guessed, with up to a thousand packets, where a router picks a new one for each destination?
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "auto",
+        env = "KNOTHOLE_GUESS"
+    )]
+    pub(super) guess: Guess,
     /// Give up after this time, such as 500ms, 30s or 2m
     #[arg(long, global = true, value_name = "TIME", env = "KNOTHOLE_TIMEOUT", value_parser = time)]
     pub(super) timeout: Option<Duration>,
@@ -219,6 +228,15 @@ impl Relay {
             Self::Only => PathPolicy::RelayOnly,
         }
     }
+}
+
+/// `--guess`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Guess {
+    /// Where nothing else helps, and the other side and the server agree
+    Auto,
+    /// For networks that take it for a port scan; the relay serves instead
+    Never,
 }
 
 /// `--conflict`.

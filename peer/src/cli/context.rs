@@ -7,15 +7,18 @@ use std::time::Duration;
 
 use knothole_proto::id::{Name, PeerId};
 use knothole_proto::wire::Refusal;
+use tokio::sync::broadcast::error::RecvError;
 
-use super::args::Global;
+use super::args::{Global, Guess};
 use super::failure::{Failure, code};
-use super::output::{Output, nat_words, path_fields, path_words, registered_fields};
+use super::output::{
+    Output, effort_fields, nat_words, path_fields, path_words, plan_fields, registered_fields,
+};
 use super::signals::Stop;
 use crate::book::{AddressBook, Contact, ResolveError};
 use crate::home::Home;
 use crate::identity::Identity;
-use crate::node::{ConnectOptions, Node, NodeConfig, StartError};
+use crate::node::{ConnectOptions, Node, NodeConfig, NodeEvent, StartError};
 use crate::server_url::ServerUrl;
 use crate::session::Connection;
 
@@ -93,6 +96,8 @@ impl Context {
         config.peers = book.to_peers();
         config.allow_loopback = self.global.allow_loopback;
         config.qlog.clone_from(&self.global.qlog);
+        config.guesses = self.global.guess == Guess::Auto;
+        config.networks = Some(self.home.networks());
         config.accepting = false;
         let mut spare = None;
         if let Wanted::Named {
@@ -107,13 +112,36 @@ impl Context {
             }
             config.name = Some(name);
         }
-        match self.within("the server", Node::start(config.clone())).await? {
+        let node = match self.within("the server", Node::start(config.clone())).await? {
             Err(StartError::Refused(Refusal::NameTaken)) if spare.is_some() => {
                 config.name = spare;
-                Ok(self.within("the server", Node::start(config)).await??)
+                self.within("the server", Node::start(config)).await??
             }
-            started => Ok(started?),
-        }
+            started => started?,
+        };
+        self.tell_plans(&node);
+        Ok(node)
+    }
+
+    /// Say how attempts to reach a machine directly go about it, as long as the node runs.
+    fn tell_plans(&self, node: &Node) {
+        let (mut events, output) = (node.events(), Arc::clone(&self.output));
+        let (book, wordy) = (self.home.book(), self.global.verbose > 0);
+        tokio::spawn(async move {
+            loop {
+                match events.recv().await {
+                    Ok(NodeEvent::Plan { peer, round, plan }) => {
+                        let peer = name_of(&book, peer);
+                        output.event("plan", plan_fields(&peer, round, plan));
+                        if wordy {
+                            output.talk(format_args!("{peer}  {}: {}", plan.word(), plan.reason()));
+                        }
+                    }
+                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return,
+                }
+            }
+        });
     }
 
     /// Keep the server and the name for the commands to come.
@@ -229,6 +257,7 @@ impl PathTeller {
             loop {
                 let state = *path.borrow_and_update();
                 let mut fields = path_fields(&state.path);
+                fields.extend(effort_fields(state.effort));
                 fields.insert("peer".to_owned(), peer.clone().into());
                 output.event("path", fields.into());
                 output.talk(format_args!("{peer}  {}", path_words(&state.path)));
@@ -244,6 +273,13 @@ impl Drop for PathTeller {
     fn drop(&mut self) {
         self.0.abort();
     }
+}
+
+/// What a machine is called here now; somebody may have paired it since.
+fn name_of(book: &Path, id: PeerId) -> String {
+    let book = AddressBook::load(book).ok();
+    let contact = book.as_ref().and_then(|book| book.by_id(id));
+    contact.map_or_else(|| id.short(), |contact| contact.petname.as_str().to_owned())
 }
 
 /// A line from stdin, without its end: for secrets that should not stand on a command line.

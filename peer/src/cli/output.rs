@@ -10,8 +10,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use knothole_proto::connector::Nat;
+use knothole_proto::connector::{Effort, Nat};
 use knothole_proto::path::{Path, Why};
+use knothole_proto::punch::Plan;
 use serde_json::{Map, Value, json};
 
 use super::failure::Failure;
@@ -206,6 +207,24 @@ pub(super) fn path_fields(path: &Path) -> Map<String, Value> {
     }
 }
 
+/// What it took, for programs.
+pub(super) fn effort_fields(effort: Effort) -> Map<String, Value> {
+    let mut fields = Map::new();
+    for (name, count) in [
+        ("probes", effort.probes),
+        ("sockets", effort.sockets),
+        ("nat_entries", effort.nat_entries),
+    ] {
+        fields.insert(name.to_owned(), json!(count));
+    }
+    fields
+}
+
+/// How a round goes about it, for programs.
+pub(super) fn plan_fields(peer: &str, round: u8, plan: Plan) -> Value {
+    json!({ "peer": peer, "round": round, "plan": plan.word(), "reason": plan.reason() })
+}
+
 /// Will this path stay what it is, because somebody wants it so?
 pub(super) fn is_final(path: &Path) -> bool {
     matches!(path, Path::Relay(Why::Policy) | Path::None(Why::Policy))
@@ -298,6 +317,13 @@ mod tests {
         let expected =
             json!({ "kind": "direct", "how": "punched", "remote": "203.0.113.7:41641", "rtt_ms": 9.2 });
         assert_eq!(fields, expected);
+        let effort = Effort {
+            probes: 12,
+            sockets: 2,
+            nat_entries: 7,
+        };
+        let expected = json!({ "probes": 12, "sockets": 2, "nat_entries": 7 });
+        assert_eq!(Value::Object(effort_fields(effort)), expected);
         let relay = Path::Relay(Why::Punching);
         assert_eq!(path_words(&relay), "relay: still punching");
         assert_eq!(path_fields(&relay)["why"], "still punching");

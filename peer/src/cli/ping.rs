@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use knothole_proto::connector::Effort;
 use knothole_proto::path::Path;
 use serde_json::json;
 use tokio::time::Instant;
@@ -9,7 +10,7 @@ use tokio::time::Instant;
 use super::args::PingArgs;
 use super::context::{Context, Wanted};
 use super::failure::{Failure, code};
-use super::output::{is_final, ms, path_fields, path_words};
+use super::output::{effort_fields, is_final, ms, path_fields, path_words};
 use crate::app::ping::{Pinger, Pong};
 use crate::book::AddressBook;
 use crate::node::Node;
@@ -30,6 +31,7 @@ struct Tally {
     received: u32,
     direct_after: Option<Duration>,
     last: Option<Path>,
+    effort: Effort,
     stopped: bool,
 }
 
@@ -62,6 +64,7 @@ async fn ping(
         ask(context, args, peer, &mut pinger, &mut tally, deadline).await
     }
     .await;
+    tally.effort = connection.path().borrow().effort;
     connection.close();
     sum_up(context, args, &tally);
     asked?;
@@ -168,10 +171,15 @@ fn sum_up(context: &Context, args: &PingArgs, tally: &Tally) {
     let direct_after_ms = tally
         .direct_after
         .map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
-    output.event(
-        "summary",
-        json!({ "sent": tally.sent, "received": tally.received, "direct_after_ms": direct_after_ms }),
-    );
+    let mut fields = effort_fields(tally.effort);
+    for (name, value) in [
+        ("sent", json!(tally.sent)),
+        ("received", json!(tally.received)),
+        ("direct_after_ms", json!(direct_after_ms)),
+    ] {
+        fields.insert(name.to_owned(), value);
+    }
+    output.event("summary", fields.into());
     output.talk(format_args!("{} asked, {} answered", tally.sent, tally.received));
     if let Some(path) = tally.last.filter(|path| !path.is_direct() && !args.until_direct) {
         output.talk(format_args!("no direct path: {}", why(&path)));

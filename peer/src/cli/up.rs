@@ -190,6 +190,8 @@ impl Up {
                 );
                 output.talk(format_args!("public address {reflexive}, NAT {}", nat_words(nat)));
             }
+            // Plans are told for every command alike; of the network `netcheck` says more.
+            NodeEvent::Network(_) | NodeEvent::Plan { .. } => {}
             NodeEvent::Draining { retry_after } => {
                 output.talk(format_args!(
                     "the server stops; back to it in {} s",

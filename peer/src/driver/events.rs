@@ -6,6 +6,7 @@ use std::time::Duration;
 use knothole_proto::connector::{ConnectFailure, Event, Input, Link, LinkEnd, LinkId, Nat, PairEvent};
 use knothole_proto::id::ChannelId;
 use knothole_proto::path::Path;
+use knothole_proto::punch::Plan;
 use knothole_proto::wire::ConnectRefusal;
 
 use super::control::ControlEvent;
@@ -81,7 +82,8 @@ impl Driver {
                 self.tell(NodeEvent::Refused(refusal));
             }
             Event::Nat { reflexive, nat } => self.on_nat(reflexive, nat),
-            Event::Fingerprint(_) | Event::Plan { .. } => {}
+            Event::Fingerprint(fingerprint) => self.on_fingerprint(fingerprint),
+            Event::Plan { link, round, plan } => self.on_plan(link, round, plan),
             Event::Draining { retry_after } => {
                 self.ports.handle.hold(retry_after);
                 self.tell(NodeEvent::Draining { retry_after });
@@ -93,7 +95,7 @@ impl Driver {
                     self.set_channel(link, channel);
                 }
             }
-            Event::Source { link, socket, remote } => self.ports.paths.add_source(link, socket, remote),
+            Event::Source { link, socket, remote } => self.on_source(link, socket, remote),
             Event::SourceGone { link, socket, remote } => {
                 self.ports.paths.remove_source(link, socket, remote)
             }
@@ -124,6 +126,7 @@ impl Driver {
         reflexive: std::net::SocketAddr,
         relay: bool,
     ) {
+        self.recall_network(reflexive);
         let nat = self
             .ports
             .registered
@@ -200,12 +203,22 @@ impl Driver {
         }
     }
 
+    fn on_plan(&mut self, link: LinkId, round: u8, plan: Plan) {
+        let Some(entry) = self.links.get(&link) else {
+            return;
+        };
+        let peer = entry.shared.peer();
+        tracing::info!(?peer, round, plan = plan.word(), "plan");
+        self.tell(NodeEvent::Plan { peer, round, plan });
+    }
+
     fn on_path(&mut self, link: LinkId, path: Path, after: Duration) {
         let Some(entry) = self.links.get_mut(&link) else {
             return;
         };
         entry.path = path;
-        entry.shared.set_path(PathState { path, after });
+        let effort = self.connector.effort(link).unwrap_or_default();
+        entry.shared.set_path(PathState { path, after, effort });
         let peer = entry.shared.peer();
         match path {
             Path::Direct { how, remote, rtt, .. } => {
@@ -224,7 +237,10 @@ impl Driver {
             return;
         };
         let route = match (entry.path, entry.channel) {
-            (Path::Direct { socket, remote, .. }, _) => Route::Direct { socket, remote },
+            (Path::Direct { socket, remote, .. }, _) => {
+                self.ports.socket.promote(socket);
+                Route::Direct { socket, remote }
+            }
             (Path::Relay(_), Some(channel)) => Route::Relay(channel),
             (Path::Relay(_), None) | (Path::None(_), _) => Route::None,
         };
@@ -256,7 +272,7 @@ impl Driver {
         }
     }
 
-    fn tell(&self, event: NodeEvent) {
+    pub(super) fn tell(&self, event: NodeEvent) {
         // Fails only when nobody listens.
         let _ = self.ports.events.send(event);
     }

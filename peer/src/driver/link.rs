@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use knothole_proto::connector::Link;
+use knothole_proto::connector::{Effort, Link};
 use knothole_proto::id::{Name, PeerId};
 use knothole_proto::path::{Path, Why};
 use tokio::sync::{Notify, watch};
@@ -38,6 +38,7 @@ impl LinkShared {
             path: watch::Sender::new(PathState {
                 path,
                 after: Duration::ZERO,
+                effort: Effort::default(),
             }),
             down: watch::Sender::new(false),
             uses: AtomicUsize::new(0),

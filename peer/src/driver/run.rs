@@ -1,11 +1,13 @@
 //! The driver's loop: one input at a time into the connector, then everything that the connector wants.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use knothole_proto::addr::Candidate;
 use knothole_proto::connector::{Command, Connector, Input, LinkId, Output, PairEvent, Transmit};
+use knothole_proto::fingerprint::Fingerprint;
 use knothole_proto::id::{ChannelId, PeerId, RequestId};
 use knothole_proto::pairing::Code;
 use knothole_proto::path::Path;
@@ -17,7 +19,7 @@ use super::control::{ControlEvent, ControlHandle};
 use super::link::{LinkShared, LinkUse};
 use super::request::{Granted, Request};
 use super::start::offered;
-use crate::net::{Counters, Datagram, OutboundWatch, PathTable, Sockets, SuspendWatch};
+use crate::net::{Counters, Datagram, OutboundWatch, PathSocket, PathTable, Sockets, SuspendWatch};
 use crate::node::{ConnectError, LookupError, NodeConfig, NodeEvent, PairError, Registered, StartError};
 use crate::session::{CODE_DONE, Connection, Quic};
 
@@ -56,6 +58,8 @@ const NEVER: Duration = Duration::from_secs(3600);
 /// Everything that a driver writes to.
 pub(crate) struct Ports {
     pub(crate) quic: Quic,
+    /// The socket under QUIC, through which extra ones come and go.
+    pub(crate) socket: Arc<PathSocket>,
     pub(crate) sockets: Arc<Sockets>,
     pub(crate) paths: Arc<PathTable>,
     pub(crate) counters: Arc<Counters>,
@@ -92,6 +96,12 @@ pub(crate) struct Driver {
     pub(crate) pairing: Option<mpsc::Sender<Result<PairEvent, PairError>>>,
     pub(crate) to_server: Option<mpsc::Sender<ToServer>>,
     pub(crate) handshakes: Arc<Semaphore>,
+    /// What the connector has yet to hear of the sockets that it wanted.
+    pub(super) opened: VecDeque<Input<'static>>,
+    /// Own addresses towards the server by family, while one batch of outputs is carried out.
+    pub(super) sources: BTreeMap<bool, Option<IpAddr>>,
+    /// Where what was known of a network before arrives.
+    pub(super) recalled: (mpsc::Sender<Box<Fingerprint>>, mpsc::Receiver<Box<Fingerprint>>),
     next_request: u32,
     candidates: Vec<Candidate>,
     suspend: SuspendWatch,
@@ -117,6 +127,9 @@ impl Driver {
             pairing: None,
             to_server: None,
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+            opened: VecDeque::new(),
+            sources: BTreeMap::new(),
+            recalled: mpsc::channel(1),
             next_request: 0,
             candidates,
             suspend: SuspendWatch::new(Instant::now(), SystemTime::now()),
@@ -147,6 +160,7 @@ impl Driver {
                 event = control.recv() => self.on_control(event),
                 Some(incoming) = quic.incoming() => self.on_incoming(incoming),
                 Some(now) = candidates.recv() => self.on_candidates(now),
+                Some(known) = self.recalled.1.recv() => self.on_recalled(known),
                 _ = tick.tick(), if !self.links.is_empty() => self.on_tick(),
                 () = unused.notified() => self.on_tick(),
                 _ = glance.tick() => self.glance(&seen),
@@ -173,10 +187,16 @@ impl Driver {
             match self.connector.poll_output(Instant::now()) {
                 Output::Control(message) => self.tell_server(message),
                 Output::Transmit(transmit) => self.transmit(&transmit),
-                Output::Open { .. } | Output::Close { .. } => {}
+                Output::Open { socket, v6 } => self.open_socket(socket, v6),
+                Output::Close { socket } => self.close_socket(socket),
                 Output::Event(event) => self.on_event(event),
-                Output::Wait(Some((when, _))) => return when,
-                Output::Wait(None) => return Instant::now() + NEVER,
+                Output::Wait(until) => match self.opened.pop_front() {
+                    Some(input) => self.feed(input),
+                    None => {
+                        self.sources.clear();
+                        return until.map_or_else(|| Instant::now() + NEVER, |(when, _)| when);
+                    }
+                },
             }
         }
     }
@@ -191,10 +211,13 @@ impl Driver {
     }
 
     fn transmit(&self, transmit: &Transmit) {
-        let Some(bound) = self.ports.sockets.get(transmit.socket) else {
-            return;
-        };
-        if let Err(error) = bound.send(transmit.to, &transmit.bytes, transmit.ttl) {
+        let Transmit {
+            socket,
+            to,
+            bytes,
+            ttl,
+        } = transmit;
+        if let Err(error) = self.ports.sockets.send(*socket, *to, bytes, *ttl) {
             tracing::trace!(to = %transmit.to, %error, "a probe or question was not sent");
         }
     }

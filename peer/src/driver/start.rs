@@ -14,12 +14,13 @@ use super::control::{self, ControlHandle};
 use super::dial::Dialer;
 use super::request::REQUESTS_MAX;
 use super::run::{Driver, Ports};
-use crate::net::{Counters, PathSocket, PathTable, Sockets, host_candidates};
+use crate::net::{Counters, PathSocket, PathTable, Sockets, host_candidates, sockets_max};
 use crate::node::{Node, NodeConfig, Parts, StartError, event_channel};
 use crate::session::{Quic, Traces};
 
-/// Datagrams for the driver that may wait: probes and STUN answers, at most a few hundred in a second of punching.
-const DATAGRAMS_MAX: usize = 512;
+/// Datagrams for the driver that may wait: a probe with both its repetitions to each of the 512 sockets that a plan may have
+/// open, and as much of anything else. Memory is taken as they come, and strangers can make it 3 MB at most.
+const DATAGRAMS_MAX: usize = 2048;
 
 /// Messages of the control task that may wait.
 const CONTROL_EVENTS_MAX: usize = 64;
@@ -34,15 +35,15 @@ pub(crate) async fn start(config: NodeConfig) -> Result<Node, StartError> {
     let sockets = Arc::new(Sockets::bind(config.bind).map_err(StartError::Bind)?);
     let (paths, counters) = (Arc::<PathTable>::default(), Arc::<Counters>::default());
     let (to_driver, datagrams) = mpsc::channel(DATAGRAMS_MAX);
-    let socket = PathSocket::new(
+    let socket = Arc::new(PathSocket::new(
         Arc::clone(&sockets),
         Arc::clone(&paths),
         to_driver,
         Arc::clone(&counters),
-    );
+    ));
     let traces = Traces::into(config.qlog.as_deref()).map_err(StartError::Traces)?;
     let quic =
-        Quic::new(config.identity.clone(), Arc::new(socket), traces).map_err(|_| StartError::Crypto)?;
+        Quic::new(config.identity.clone(), Arc::clone(&socket), traces).map_err(|_| StartError::Crypto)?;
     let offered = offered(config.allow_loopback, Arc::clone(&sockets)).await;
     let connector = connector(&config, &seed, offered.clone());
 
@@ -71,6 +72,7 @@ pub(crate) async fn start(config: NodeConfig) -> Result<Node, StartError> {
         config,
         Ports {
             quic: quic.clone(),
+            socket,
             sockets,
             paths,
             counters,
@@ -116,9 +118,9 @@ fn connector(config: &NodeConfig, seed: &Seed, candidates: Vec<Candidate>) -> Co
             allow_loopback: config.allow_loopback,
             ..PunchConfig::default()
         },
-        fingerprint: false,
-        guesses: false,
-        sockets_max: 0,
+        fingerprint: config.fingerprint,
+        guesses: config.guesses,
+        sockets_max: sockets_max(),
         allow_loopback: config.allow_loopback,
     };
     let mut connector = Connector::new(facts, &seed.child("connector", 0), now);

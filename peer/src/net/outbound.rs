@@ -24,7 +24,7 @@ impl OutboundWatch {
 }
 
 /// The source address on the way there; `None` if there is no way.
-fn source(towards: SocketAddr) -> Option<IpAddr> {
+pub(crate) fn source(towards: SocketAddr) -> Option<IpAddr> {
     let any: IpAddr = match towards {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),

@@ -149,6 +149,12 @@ impl Tables {
         self.relay.or_else(|| self.servers.first().copied())
     }
 
+    /// An address of the server in this family.
+    pub(crate) fn server_of(&self, v6: bool) -> Option<SocketAddr> {
+        let all = self.relay.iter().chain(&self.servers);
+        all.copied().find(|addr| addr.is_ipv6() == v6)
+    }
+
     /// The server's end of the relay: the address that the control connection runs to.
     pub(crate) fn relay(&self) -> Option<SocketAddr> {
         self.relay
@@ -218,18 +224,19 @@ impl PathTable {
         });
     }
 
-    /// QUIC from this address belongs to this link.
-    pub(crate) fn add_source(&self, link: LinkId, socket: SocketId, remote: SocketAddr) {
+    /// QUIC from this address belongs to this link; false if that link is not there or has enough addresses.
+    pub(crate) fn add_source(&self, link: LinkId, socket: SocketId, remote: SocketAddr) -> bool {
         self.change(|tables| {
             let Some((path, _)) = tables.links.get(&link) else {
-                return;
+                return false;
             };
             let of_link = tables.sources.values().filter(|path| path.link == link).count();
             if of_link < SOURCES_PER_LINK_MAX {
                 let path = Arc::clone(path);
                 tables.sources.insert((socket, remote), path);
             }
-        });
+            of_link < SOURCES_PER_LINK_MAX
+        })
     }
 
     /// QUIC from this address belongs to this link no more.

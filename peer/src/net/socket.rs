@@ -28,9 +28,8 @@ use super::early::Early;
 use super::inbound::{Fate, Run, sort};
 use super::paths::{LinkPath, PathTable, Route, Tables, link_of};
 use super::sockets::{Bound, Sockets};
-
-/// Longest datagram that is handed to the driver, in bytes: STUN answers and probes are far shorter.
-const DRIVER_DATAGRAM_MAX: usize = 1500;
+use super::to_driver::{Datagram, ToDriver};
+use super::writable::AllWritable;
 
 /// Room that the relay buffer of a thread begins with: one batch as quinn makes them (10 datagrams).
 const RELAY_BUFFER_LEN: usize = 16 * 1024;
@@ -40,26 +39,18 @@ thread_local! {
     static RELAY_BUFFER: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(RELAY_BUFFER_LEN));
 }
 
-/// A datagram for the driver: STUN or a probe, from anyone.
-#[derive(Debug)]
-pub(crate) struct Datagram {
-    pub(crate) socket: SocketId,
-    pub(crate) from: SocketAddr,
-    pub(crate) bytes: Vec<u8>,
-}
-
-/// One socket to quinn, two to the world.
+/// One socket to quinn, several to the world.
 #[derive(Debug)]
 pub(crate) struct PathSocket {
     sockets: Arc<Sockets>,
     paths: Arc<PathTable>,
-    driver: mpsc::Sender<Datagram>,
+    driver: ToDriver,
     counters: Arc<Counters>,
     stash: Mutex<VecDeque<Stashed>>,
     early: Mutex<Early>,
     /// Who waits for datagrams: woken when something comes out of `early`.
     reader: Mutex<Option<Waker>>,
-    /// Which socket is asked first; alternates so that a busy one does not starve the other.
+    /// Which socket is asked first; goes round so that a busy one does not starve the others.
     turn: AtomicUsize,
 }
 
@@ -81,12 +72,27 @@ impl PathSocket {
         Self {
             sockets,
             paths,
-            driver,
+            driver: ToDriver::new(driver, Arc::clone(&counters)),
             counters,
             stash: Mutex::default(),
             early: Mutex::default(),
             reader: Mutex::default(),
             turn: AtomicUsize::new(0),
+        }
+    }
+
+    /// Open an extra socket; returns its port. It can be sent from at once.
+    ///
+    /// # Errors
+    /// See [`Sockets::open`].
+    pub(crate) fn open(&self, id: SocketId, v6: bool) -> io::Result<u16> {
+        self.sockets.open(id, v6, &self.driver)
+    }
+
+    /// A path may come to use this socket: from now on QUIC hears it, and whoever waits for datagrams waits for its too.
+    pub(crate) fn promote(&self, id: SocketId) {
+        if self.sockets.promote(id) {
+            self.wake_reader();
         }
     }
 
@@ -106,6 +112,10 @@ impl PathSocket {
             ecn: None,
             bytes,
         }));
+        self.wake_reader();
+    }
+
+    fn wake_reader(&self) {
         if let Some(reader) = lock(&self.reader).take() {
             reader.wake();
         }
@@ -116,7 +126,10 @@ impl PathSocket {
         match route {
             Some((path, Route::Direct { socket, remote })) => {
                 path.note_sent();
-                self.send_on(self.sockets.get(socket), &with_destination(transmit, remote))
+                self.send_on(
+                    self.sockets.get(socket).as_deref(),
+                    &with_destination(transmit, remote),
+                )
             }
             Some((_, Route::Relay(channel))) if tables.relay().is_some() => {
                 let server = tables.relay().unwrap_or(transmit.destination);
@@ -154,19 +167,12 @@ impl PathSocket {
                 }
             },
             Kind::Relay => self.judge_frame(tables, origin, datagram),
-            Kind::Stun | Kind::Probe if datagram.len() <= DRIVER_DATAGRAM_MAX => {
-                let copy = Datagram {
-                    socket: origin.socket,
-                    from: origin.from,
-                    bytes: datagram.to_vec(),
-                };
-                if self.driver.try_send(copy).is_err() {
-                    Counters::count(&self.counters.driver_full);
-                }
+            Kind::Stun | Kind::Probe => {
+                self.driver.offer(origin.socket, origin.from, datagram);
                 Fate::Drop
             }
-            _ => {
-                Counters::count(&self.counters.unknown);
+            Kind::Unknown => {
+                self.driver.refuse();
                 Fate::Drop
             }
         }
@@ -248,12 +254,7 @@ impl PathSocket {
 
 impl AsyncUdpSocket for PathSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        let pollers = self
-            .sockets
-            .all()
-            .map(|bound| Arc::clone(bound.io()).create_io_poller())
-            .collect();
-        Box::pin(AllWritable(pollers))
+        Box::pin(AllWritable::new(Arc::clone(&self.sockets)))
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
@@ -283,8 +284,10 @@ impl AsyncUdpSocket for PathSocket {
         if filled > 0 {
             return Poll::Ready(Ok(filled));
         }
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % 2;
-        let sockets = || self.sockets.all();
+        let promoted = self.sockets.promoted();
+        let promoted = || promoted.iter().flat_map(|all| all.iter().map(AsRef::as_ref));
+        let sockets = || self.sockets.main().chain(promoted());
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % sockets().count().max(1);
         for bound in sockets().skip(turn).chain(sockets().take(turn)) {
             if let Poll::Ready(received) = bound.io().poll_recv(cx, bufs, metas) {
                 let received = received?;
@@ -297,7 +300,7 @@ impl AsyncUdpSocket for PathSocket {
 
     /// Says IPv6 so that quinn puts every address into IPv6 form; virtual addresses are IPv6 on any machine.
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        let port = self.sockets.all().next().map_or(0, |bound| bound.local().port());
+        let port = self.sockets.main().next().map_or(0, |bound| bound.local().port());
         Ok(SocketAddr::V6(SocketAddrV6::new(
             Ipv6Addr::UNSPECIFIED,
             port,
@@ -307,17 +310,20 @@ impl AsyncUdpSocket for PathSocket {
     }
 
     fn max_transmit_segments(&self) -> usize {
-        let each = self.sockets.all().map(|bound| bound.io().max_transmit_segments());
+        let each = self
+            .sockets
+            .main()
+            .map(|bound| bound.io().max_transmit_segments());
         each.min().unwrap_or(1)
     }
 
     fn max_receive_segments(&self) -> usize {
-        let each = self.sockets.all().map(|bound| bound.io().max_receive_segments());
+        let each = self.sockets.main().map(|bound| bound.io().max_receive_segments());
         each.max().unwrap_or(1)
     }
 
     fn may_fragment(&self) -> bool {
-        self.sockets.all().any(|bound| bound.io().may_fragment())
+        self.sockets.main().any(|bound| bound.io().may_fragment())
     }
 }
 
@@ -346,28 +352,6 @@ impl<'a> Origin<'a> {
             in_use: link.is_some_and(|path| tables.is_used(path, socket, from)),
             quic_as: link.map(LinkPath::virtual_addr).or(server),
             relay: tables.relay() == Some(from),
-        }
-    }
-}
-
-/// Ready when all sockets are: a batch that would block on one is not known to the poller.
-#[derive(Debug)]
-struct AllWritable(Vec<Pin<Box<dyn UdpPoller>>>);
-
-impl UdpPoller for AllWritable {
-    fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut pending = false;
-        for poller in &mut self.0 {
-            match poller.as_mut().poll_writable(cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => pending = true,
-            }
-        }
-        if pending {
-            Poll::Pending
-        } else {
-            Poll::Ready(Ok(()))
         }
     }
 }
@@ -425,216 +409,4 @@ fn ipv6_form(addr: SocketAddr) -> SocketAddr {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::future::poll_fn;
-    use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
-    use std::time::Duration;
-
-    use knothole_proto::connector::LinkId;
-    use tokio::time::timeout;
-
-    use super::*;
-    use crate::net::Bind;
-
-    const LINK: LinkId = LinkId(3);
-    const CHANNEL: ChannelId = ChannelId(0xabcd);
-
-    struct Lab {
-        socket: Arc<PathSocket>,
-        paths: Arc<PathTable>,
-        counters: Arc<Counters>,
-        driver: mpsc::Receiver<Datagram>,
-        addr: SocketAddr,
-    }
-
-    /// A path socket on loopback with one link.
-    fn lab() -> Lab {
-        let bind = Bind {
-            v4: Some(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)),
-            v6: None,
-        };
-        let sockets = Arc::new(Sockets::bind(bind).unwrap());
-        let addr = sockets.get(SocketId::V4).unwrap().local();
-        let (paths, counters) = (Arc::<PathTable>::default(), Arc::<Counters>::default());
-        let (to_driver, driver) = mpsc::channel(4);
-        let socket = PathSocket::new(sockets, Arc::clone(&paths), to_driver, Arc::clone(&counters));
-        paths.add_link(Arc::new(LinkPath::new(LINK)));
-        Lab {
-            socket: Arc::new(socket),
-            paths,
-            counters,
-            driver,
-            addr,
-        }
-    }
-
-    fn outside() -> (UdpSocket, SocketAddr) {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-        let addr = socket.local_addr().unwrap();
-        (socket, addr)
-    }
-
-    fn batch(to: SocketAddr, contents: &[u8], segment_size: Option<usize>) -> Transmit<'_> {
-        Transmit {
-            destination: to,
-            ecn: None,
-            contents,
-            segment_size,
-            src_ip: None,
-        }
-    }
-
-    async fn send(lab: &Lab, transmit: Transmit<'_>) {
-        let mut poller = Arc::clone(&lab.socket).create_io_poller();
-        poll_fn(|cx| poller.as_mut().poll_writable(cx)).await.unwrap();
-        lab.socket.try_send(&transmit).unwrap();
-    }
-
-    fn receive(socket: &UdpSocket) -> Vec<u8> {
-        let mut buf = [0; 2000];
-        let len = socket.recv(&mut buf).unwrap();
-        buf[..len].to_vec()
-    }
-
-    /// What QUIC gets: (source, datagram), until it was `count` of them.
-    async fn delivered(lab: &Lab, count: usize) -> Vec<(SocketAddr, Vec<u8>)> {
-        let mut seen = Vec::new();
-        while seen.len() < count {
-            let mut room = [vec![0; 65_536], vec![0; 65_536]];
-            let mut metas = [RecvMeta::default(); 2];
-            let received = poll_fn(|cx| {
-                let mut bufs: Vec<_> = room.iter_mut().map(|buf| IoSliceMut::new(buf)).collect();
-                lab.socket.poll_recv(cx, &mut bufs, &mut metas)
-            });
-            let received = timeout(Duration::from_secs(2), received).await.unwrap().unwrap();
-            for (buf, meta) in room.iter().zip(&metas).take(received) {
-                let datagrams = buf[..meta.len].chunks(meta.stride.max(1));
-                seen.extend(datagrams.map(|datagram| (meta.addr, datagram.to_vec())));
-            }
-        }
-        seen
-    }
-
-    #[tokio::test]
-    async fn a_batch_for_a_link_goes_where_its_route_says() {
-        let lab = lab();
-        let virtual_addr = super::super::paths::virtual_addr(LINK);
-        let ((peer, peer_addr), (server, server_addr)) = (outside(), outside());
-        let contents = [[0x40; 6].as_slice(), &[0x41; 6], &[0x42; 3]].concat();
-        lab.paths.set_relay(Some(server_addr));
-        lab.paths.set_route(
-            LINK,
-            Route::Direct {
-                socket: SocketId::V4,
-                remote: peer_addr,
-            },
-        );
-        send(&lab, batch(virtual_addr, &contents, Some(6))).await;
-        assert_eq!(receive(&peer), [0x40; 6]);
-        assert_eq!(receive(&peer), [0x41; 6]);
-        assert_eq!(receive(&peer), [0x42; 3]);
-        lab.paths.set_route(LINK, Route::Relay(CHANNEL));
-        send(&lab, batch(virtual_addr, &contents, Some(6))).await;
-        let header = relay::header(CHANNEL);
-        for datagram in contents.chunks(6) {
-            assert_eq!(receive(&server), [header.as_slice(), datagram].concat());
-        }
-    }
-
-    #[tokio::test]
-    async fn nothing_leaves_without_a_path_or_to_an_address_that_is_not_the_servers() {
-        let lab = lab();
-        let (stranger, stranger_addr) = outside();
-        stranger
-            .set_read_timeout(Some(Duration::from_millis(50)))
-            .unwrap();
-        send(&lab, batch(stranger_addr, &[0x40; 6], None)).await;
-        let virtual_addr = super::super::paths::virtual_addr(LINK);
-        send(&lab, batch(virtual_addr, &[0x40; 6], None)).await;
-        assert!(stranger.recv(&mut [0; 10]).is_err());
-        assert_eq!(lab.counters.no_path.load(Ordering::Relaxed), 2);
-        lab.paths.set_servers(vec![stranger_addr]);
-        send(&lab, batch(ipv6_form(stranger_addr), &[0x40; 6], None)).await;
-        assert_eq!(
-            receive(&stranger),
-            [0x40; 6],
-            "the server's address passes, in IPv6 form too"
-        );
-    }
-
-    #[tokio::test]
-    async fn quic_is_taken_from_known_sources_and_from_relay_frames_of_the_server_only() {
-        let mut lab = lab();
-        let virtual_addr = super::super::paths::virtual_addr(LINK);
-        let ((peer, peer_addr), (server, server_addr), (stranger, _)) = (outside(), outside(), outside());
-        lab.paths.add_source(LINK, SocketId::V4, peer_addr);
-        lab.paths.set_servers(vec![server_addr]);
-        lab.paths.set_relay(Some(server_addr));
-        lab.paths.set_channel(LINK, Some(CHANNEL));
-        let frame = |channel, datagram: &[u8]| [relay::header(channel).as_slice(), datagram].concat();
-        for bytes in [&[0x40; 9][..], &frame(CHANNEL, &[0x41; 9]), &[0x20; 9]] {
-            stranger.send_to(bytes, lab.addr).unwrap();
-        }
-        for bytes in [
-            frame(ChannelId(1), &[0x42; 9]),
-            frame(CHANNEL, &[4; 9]),
-            frame(CHANNEL, &[]),
-        ] {
-            server.send_to(&bytes, lab.addr).unwrap();
-        }
-        peer.send_to(&frame(CHANNEL, &[0x43; 9]), lab.addr).unwrap();
-        peer.send_to(&[4, 1, 2, 3], lab.addr).unwrap();
-        peer.send_to(&[0x44; 9], lab.addr).unwrap();
-        server.send_to(&[0x45; 9], lab.addr).unwrap();
-        server.send_to(&frame(CHANNEL, &[0x46; 9]), lab.addr).unwrap();
-        let seen = delivered(&lab, 3).await;
-        let expected = [
-            (virtual_addr, vec![0x44; 9]),
-            (ipv6_form(server_addr), vec![0x45; 9]),
-            (virtual_addr, vec![0x46; 9]),
-        ];
-        assert_eq!(seen, expected);
-        let probe = lab.driver.try_recv().unwrap();
-        assert_eq!(
-            (probe.from, probe.bytes.as_slice()),
-            (peer_addr, &[4, 1, 2, 3][..])
-        );
-        let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        assert_eq!(read(&lab.counters.strangers), 1);
-        assert_eq!(read(&lab.counters.relay_refused), 4);
-        assert_eq!(read(&lab.counters.relay_early), 1);
-        assert_eq!(read(&lab.counters.unknown), 1);
-    }
-
-    #[tokio::test]
-    async fn a_frame_that_comes_before_its_introduction_is_delivered_after_it() {
-        let lab = lab();
-        let (server, server_addr) = outside();
-        lab.paths.set_relay(Some(server_addr));
-        let frame = [relay::header(CHANNEL).as_slice(), &[0x40; 9]].concat();
-        server.send_to(&frame, lab.addr).unwrap();
-        let introduce = async {
-            while lab.counters.relay_early.load(Ordering::Relaxed) == 0 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            lab.paths.set_channel(LINK, Some(CHANNEL));
-            lab.socket.release_early(CHANNEL);
-        };
-        let (seen, ()) = tokio::join!(delivered(&lab, 1), introduce);
-        assert_eq!(seen, [(super::super::paths::virtual_addr(LINK), vec![0x40; 9])]);
-    }
-
-    #[tokio::test]
-    async fn a_driver_that_is_slow_loses_probes_and_nothing_waits_for_it() {
-        let lab = lab();
-        let (peer, peer_addr) = outside();
-        lab.paths.add_source(LINK, SocketId::V4, peer_addr);
-        for _ in 0..7 {
-            peer.send_to(&[4, 9, 9], lab.addr).unwrap();
-        }
-        peer.send_to(&[0x40; 9], lab.addr).unwrap();
-        assert_eq!(delivered(&lab, 1).await.len(), 1);
-        assert_eq!(lab.counters.driver_full.load(Ordering::Relaxed), 3);
-    }
-}
+mod tests;

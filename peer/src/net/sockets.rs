@@ -1,30 +1,39 @@
-//! The node's UDP sockets, one per address family, bound once and kept for the life of the node.
+//! The node's UDP sockets: one for each address family, bound once and kept for the life of the node, and extra ones that
+//! come and go with attempts to reach a peer.
 //!
-//! They are wrapped by QUIC's own runtime object, which brings segmentation offload, receive offload, ECN and the
-//! don't-fragment bit. A second handle of each lets the driver set the hop limit of a single probe.
+//! A full member is wrapped by QUIC's own runtime object, which brings segmentation offload, receive offload, ECN and the
+//! don't-fragment bit. A second handle of each lets the driver set the hop limit of a single probe. Main sockets are full
+//! members; an extra one is light (`light.rs`) until a path comes to use it, and then is promoted.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::Arc;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use knothole_proto::path::SocketId;
 use quinn::{AsyncUdpSocket, Runtime, TokioRuntime};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::SockRef;
 
-use super::Bind;
+use super::light::LightSockets;
+use super::to_driver::ToDriver;
+use super::{Bind, raw};
 
-/// Kernel buffer asked for in each direction, in bytes: 30 ms at 1 Gbit/s, so that a busy scheduler loses nothing. The
-/// kernel grants what its limits allow (`net.core.rmem_max`).
-const BUFFER_LEN: usize = 4 * 1024 * 1024;
-
-/// Both sockets; at least one is there.
+/// All sockets; at least one main one is there.
 #[derive(Debug)]
 pub(crate) struct Sockets {
     v4: Option<Bound>,
     v6: Option<Bound>,
+    light: LightSockets,
+    promoted: RwLock<Promoted>,
+    /// How many are promoted: nobody takes the lock while there are none, which is nearly always.
+    promoted_len: AtomicUsize,
 }
 
-/// A bound socket.
+/// Extra sockets that are full members.
+pub(crate) type Promoted = Arc<[Arc<Bound>]>;
+
+/// A full member.
 #[derive(Debug)]
 pub(crate) struct Bound {
     id: SocketId,
@@ -33,8 +42,26 @@ pub(crate) struct Bound {
     raw: UdpSocket,
 }
 
+/// A full member that was looked up.
+#[derive(Debug)]
+pub(crate) enum Member<'a> {
+    Main(&'a Bound),
+    Promoted(Arc<Bound>),
+}
+
+impl Deref for Member<'_> {
+    type Target = Bound;
+
+    fn deref(&self) -> &Bound {
+        match self {
+            Self::Main(bound) => bound,
+            Self::Promoted(bound) => bound,
+        }
+    }
+}
+
 impl Sockets {
-    /// Bind them. A family that this machine lacks is left out.
+    /// Bind the main ones. A family that this machine lacks is left out.
     ///
     /// # Errors
     /// The error of the last family tried, if none could be bound, or of a port that was asked for and is taken.
@@ -53,16 +80,14 @@ impl Sockets {
             (v4, v6) => Ok(Self {
                 v4: v4.and_then(Result::ok),
                 v6: v6.and_then(Result::ok),
+                light: LightSockets::default(),
+                promoted: RwLock::default(),
+                promoted_len: AtomicUsize::new(0),
             }),
         }
     }
 
-    /// The socket with this number.
-    pub(crate) fn get(&self, id: SocketId) -> Option<&Bound> {
-        self.all().find(|bound| bound.id == id)
-    }
-
-    /// The socket that can reach this address.
+    /// The main socket that can reach this address.
     pub(crate) fn for_family(&self, ip: IpAddr) -> Option<&Bound> {
         match ip {
             IpAddr::V4(_) => self.v4.as_ref(),
@@ -70,34 +95,113 @@ impl Sockets {
         }
     }
 
-    /// All sockets there are.
-    pub(crate) fn all(&self) -> impl Iterator<Item = &Bound> {
+    /// The main sockets.
+    pub(crate) fn main(&self) -> impl Iterator<Item = &Bound> {
         self.v4.iter().chain(&self.v6)
+    }
+
+    /// The promoted ones at this moment.
+    pub(crate) fn promoted(&self) -> Option<Promoted> {
+        // What is promoted while this is asked is seen the next time: whoever promotes wakes the reader.
+        if self.promoted_len.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        Some(Arc::clone(
+            &self.promoted.read().unwrap_or_else(PoisonError::into_inner),
+        ))
+    }
+
+    /// The full member with this number.
+    pub(crate) fn get(&self, id: SocketId) -> Option<Member<'_>> {
+        if let Some(bound) = self.main().find(|bound| bound.id == id) {
+            return Some(Member::Main(bound));
+        }
+        let promoted = self.promoted()?;
+        let bound = promoted.iter().find(|bound| bound.id == id)?;
+        Some(Member::Promoted(Arc::clone(bound)))
+    }
+
+    /// Open an extra socket beside the main one of its family. Returns its port.
+    ///
+    /// # Errors
+    /// Of the system, and if this node does not use that family or has a socket of that number.
+    pub(crate) fn open(&self, id: SocketId, v6: bool, driver: &ToDriver) -> io::Result<u16> {
+        if self.has(id) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let main = if v6 { &self.v6 } else { &self.v4 };
+        let main = main.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        let local = self.light.open(id, SocketAddr::new(main.local.ip(), 0), driver)?;
+        Ok(local.port())
+    }
+
+    /// Make an extra socket a full member. Is it now, and was not before?
+    pub(crate) fn promote(&self, id: SocketId) -> bool {
+        let Some(socket) = self.light.take(id) else {
+            return false;
+        };
+        match Bound::wrap(id, socket) {
+            Ok(bound) => {
+                self.change(|all| all.push(Arc::new(bound)));
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a path is lost: its socket could not be taken over");
+                false
+            }
+        }
+    }
+
+    /// Close an extra socket. Main ones stay.
+    pub(crate) fn close(&self, id: SocketId) {
+        if self.light.take(id).is_none() && self.promoted().is_some() {
+            self.change(|all| all.retain(|bound| bound.id != id));
+        }
+    }
+
+    /// Send one datagram from any socket, with this hop limit if one is given. What cannot be sent at once is lost, as UDP
+    /// may.
+    ///
+    /// A QUIC packet that another thread sends in the same microseconds may get the low hop limit and be lost; QUIC
+    /// sends it again.
+    ///
+    /// # Errors
+    /// Of the system, and that there is no such socket.
+    pub(crate) fn send(&self, id: SocketId, to: SocketAddr, bytes: &[u8], ttl: Option<u8>) -> io::Result<()> {
+        match self.get(id) {
+            Some(bound) => raw::send(&bound.raw, to, bytes, ttl),
+            None => self
+                .light
+                .send(id, to, bytes, ttl)
+                .unwrap_or(Err(io::ErrorKind::NotFound.into())),
+        }
+    }
+
+    fn has(&self, id: SocketId) -> bool {
+        self.get(id).is_some() || self.light.has(id)
+    }
+
+    fn change(&self, edit: impl FnOnce(&mut Vec<Arc<Bound>>)) {
+        let mut promoted = self.promoted.write().unwrap_or_else(PoisonError::into_inner);
+        let mut all = promoted.to_vec();
+        edit(&mut all);
+        self.promoted_len.store(all.len(), Ordering::Release);
+        *promoted = all.into();
     }
 }
 
 impl Bound {
     fn new(id: SocketId, addr: SocketAddr) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
-        if addr.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
-        // A smaller buffer than asked for costs speed, not function.
-        let _ = socket.set_recv_buffer_size(BUFFER_LEN);
-        let _ = socket.set_send_buffer_size(BUFFER_LEN);
-        tracing::debug!(
-            receive = socket.recv_buffer_size().unwrap_or_default(),
-            send = socket.send_buffer_size().unwrap_or_default(),
-            "socket buffers granted"
-        );
-        socket.set_nonblocking(true)?;
-        socket.bind(&addr.into())?;
-        let std: UdpSocket = socket.into();
-        let raw = std.try_clone()?;
+        Self::wrap(id, raw::bind(addr)?.into())
+    }
+
+    fn wrap(id: SocketId, socket: UdpSocket) -> io::Result<Self> {
+        raw::enlarge_buffers(SockRef::from(&socket));
+        let raw = socket.try_clone()?;
         Ok(Self {
             id,
-            local: std.local_addr()?,
-            io: TokioRuntime.wrap_udp_socket(std)?,
+            local: socket.local_addr()?,
+            io: TokioRuntime.wrap_udp_socket(socket)?,
             raw,
         })
     }
@@ -113,29 +217,5 @@ impl Bound {
 
     pub(crate) fn io(&self) -> &Arc<dyn AsyncUdpSocket> {
         &self.io
-    }
-
-    /// Send one datagram, with this hop limit if one is given. What cannot be sent at once is lost, as UDP may.
-    ///
-    /// A QUIC packet that another thread sends in the same microseconds may get the low hop limit and be lost; QUIC
-    /// sends it again.
-    pub(crate) fn send(&self, to: SocketAddr, bytes: &[u8], ttl: Option<u8>) -> io::Result<()> {
-        let Some(ttl) = ttl else {
-            return self.raw.send_to(bytes, to).map(drop);
-        };
-        let handle = SockRef::from(&self.raw);
-        if self.local.is_ipv4() {
-            let before = handle.ttl_v4()?;
-            handle.set_ttl_v4(ttl.into())?;
-            let sent = self.raw.send_to(bytes, to);
-            handle.set_ttl_v4(before)?;
-            sent.map(drop)
-        } else {
-            let before = handle.unicast_hops_v6()?;
-            handle.set_unicast_hops_v6(ttl.into())?;
-            let sent = self.raw.send_to(bytes, to);
-            handle.set_unicast_hops_v6(before)?;
-            sent.map(drop)
-        }
     }
 }

@@ -4,7 +4,9 @@
 //! Independent of a [`Node`](crate::Node): it needs no key, no registration and no pairing, only a STUN server.
 
 mod cache;
+mod hops;
 mod json;
+mod known;
 mod run;
 mod servers;
 mod sockets;
@@ -20,6 +22,7 @@ pub use knothole_proto::fingerprint::{
 };
 
 pub use json::{from_json, to_json};
+pub(crate) use known::{recall, remember};
 pub(crate) use verdict::ports_in_words;
 pub use verdict::{Verdict, verdict};
 

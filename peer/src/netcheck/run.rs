@@ -11,7 +11,7 @@ use knothole_proto::transmit::Transmit;
 use super::NetcheckError;
 use super::cache::Locals;
 use super::servers::Servers;
-use super::sockets::Sockets;
+use super::sockets::{Arrived, Sockets};
 
 /// A whole run.
 pub(super) async fn run(
@@ -47,9 +47,14 @@ pub(super) async fn run(
                 // After its end it is not asked again.
                 let until = until.unwrap_or_else(Instant::now);
                 tokio::select! {
-                    arrived = sockets.next() => if let Some(arrived) = arrived {
-                        let (socket, from) = (arrived.socket, arrived.from);
-                        machine.handle_input(Input::Datagram { socket, from, bytes: &arrived.bytes }, Instant::now());
+                    arrived = sockets.next() => match arrived {
+                        Some(Arrived::Datagram { socket, from, bytes }) => {
+                            machine.handle_input(Input::Datagram { socket, from, bytes: &bytes }, Instant::now());
+                        }
+                        Some(Arrived::Hop { ttl, router }) => {
+                            machine.handle_input(Input::Hop { ttl, router }, Instant::now());
+                        }
+                        None => {}
                     },
                     () = tokio::time::sleep_until(until.into()) => machine.handle_input(Input::Timeout, Instant::now()),
                 }
@@ -85,8 +90,8 @@ pub(super) async fn still_the_same(servers: &Servers, before: &Fingerprint) -> R
         }
         let until = question.poll_timeout().unwrap_or_else(Instant::now);
         let arrived = tokio::time::timeout_at(until.into(), sockets.next()).await;
-        if let Ok(Some(arrived)) = arrived
-            && let Some(answer) = question.handle_datagram(arrived.from, &arrived.bytes, Instant::now())
+        if let Ok(Some(Arrived::Datagram { from, bytes, .. })) = arrived
+            && let Some(answer) = question.handle_datagram(from, &bytes, Instant::now())
         {
             let known = before.addresses.contains(&answer.mapped.ip());
             return Ok(known || answer.mapped.ip() == expected.ip());

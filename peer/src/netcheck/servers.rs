@@ -62,11 +62,7 @@ impl Servers {
                     "it has no address",
                 )));
             }
-            names.push(if host.contains(':') {
-                format!("[{host}]:{port}")
-            } else {
-                format!("{host}:{port}")
-            });
+            names.push(server_name(host, *port));
         }
         Ok(Self::choose(&found, names.join(" and ")).await)
     }
@@ -89,6 +85,15 @@ impl Servers {
             nat64 = v4.map(|addr| embed(prefix, addr));
         }
         Self { name, v4, v6, nat64 }
+    }
+}
+
+/// What one server is called, for people and as a key of what was learnt with it.
+pub(super) fn server_name(host: &str, port: u16) -> String {
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
     }
 }
 

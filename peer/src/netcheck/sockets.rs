@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use knothole_proto::path::SocketId;
 use knothole_proto::transmit::Transmit;
 use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+
+use super::hops;
 
 /// Longest datagram that is looked at, in bytes: a STUN message fits into one packet.
 const DATAGRAM_MAX: usize = 1500;
@@ -18,18 +22,32 @@ const DATAGRAM_MAX: usize = 1500;
 /// Datagrams that may wait; the whole run expects fewer than 200 answers. More is somebody else's noise, and is lost.
 const WAITING_MAX: usize = 256;
 
-/// A datagram that arrived.
+/// What came.
 #[derive(Debug)]
-pub(super) struct Arrived {
-    pub(super) socket: SocketId,
-    pub(super) from: SocketAddr,
-    pub(super) bytes: Vec<u8>,
+pub(super) enum Arrived {
+    /// A datagram.
+    Datagram {
+        socket: SocketId,
+        from: SocketAddr,
+        bytes: Vec<u8>,
+    },
+    /// The word of a router that a packet with this time to live ended at it.
+    Hop { ttl: u8, router: IpAddr },
+}
+
+/// One of them.
+#[derive(Debug)]
+struct Open {
+    io: UdpSocket,
+    /// The time to live of what was last sent with one; 0: nothing was. A run uses one and the same for all that a socket
+    /// sends with any.
+    ttl: AtomicU8,
 }
 
 /// All sockets of a run.
 #[derive(Debug)]
 pub(super) struct Sockets {
-    open: BTreeMap<SocketId, Arc<UdpSocket>>,
+    open: BTreeMap<SocketId, Arc<Open>>,
     readers: JoinSet<()>,
     queue: mpsc::Sender<Arrived>,
     arrived: mpsc::Receiver<Arrived>,
@@ -51,8 +69,11 @@ impl Sockets {
         let source = source_towards(towards)?;
         let socket = std::net::UdpSocket::bind(SocketAddr::new(unspecified(towards), 0))?;
         socket.set_nonblocking(true)?;
-        let socket = Arc::new(UdpSocket::from_std(socket)?);
         let local = SocketAddr::new(source, socket.local_addr()?.port());
+        let socket = Arc::new(Open {
+            io: UdpSocket::from_std(socket)?,
+            ttl: AtomicU8::new(0),
+        });
         self.readers
             .spawn(read(number, Arc::clone(&socket), self.queue.clone()));
         self.open.insert(number, socket);
@@ -65,7 +86,7 @@ impl Sockets {
             return;
         };
         let sent = match transmit.ttl {
-            None => socket.send_to(&transmit.bytes, transmit.to).await.map(drop),
+            None => send(&socket.io, transmit).await,
             Some(ttl) => send_with(socket, transmit, ttl).await,
         };
         if let Err(error) = sent {
@@ -79,35 +100,52 @@ impl Sockets {
     }
 }
 
-/// Send one datagram with its own time to live. These sockets have one user, so nothing else leaves with it.
-async fn send_with(socket: &UdpSocket, transmit: &Transmit, ttl: u8) -> io::Result<()> {
-    let handle = SockRef::from(socket);
-    if transmit.to.is_ipv4() {
-        let before = handle.ttl_v4()?;
-        handle.set_ttl_v4(ttl.into())?;
-        let sent = socket.send_to(&transmit.bytes, transmit.to).await;
-        handle.set_ttl_v4(before)?;
-        sent.map(drop)
-    } else {
-        let before = handle.unicast_hops_v6()?;
-        handle.set_unicast_hops_v6(ttl.into())?;
-        let sent = socket.send_to(&transmit.bytes, transmit.to).await;
-        handle.set_unicast_hops_v6(before)?;
-        sent.map(drop)
+/// What routers said of an earlier packet fails the next call, which then has not sent anything.
+async fn send(socket: &UdpSocket, transmit: &Transmit) -> io::Result<()> {
+    match socket.send_to(&transmit.bytes, transmit.to).await {
+        Ok(_) => Ok(()),
+        Err(_) => socket.send_to(&transmit.bytes, transmit.to).await.map(drop),
     }
 }
 
-async fn read(number: SocketId, socket: Arc<UdpSocket>, queue: mpsc::Sender<Arrived>) {
+/// Send one datagram with its own time to live, and hear where it ends. These sockets have one user, so nothing else leaves
+/// with it.
+async fn send_with(socket: &Open, transmit: &Transmit, ttl: u8) -> io::Result<()> {
+    let handle = SockRef::from(&socket.io);
+    if transmit.to.is_ipv4() {
+        if socket.ttl.swap(ttl, Ordering::Relaxed) == 0 {
+            hops::listen(&socket.io);
+        }
+        let before = handle.ttl_v4()?;
+        handle.set_ttl_v4(ttl.into())?;
+        let sent = send(&socket.io, transmit).await;
+        handle.set_ttl_v4(before)?;
+        sent
+    } else {
+        let before = handle.unicast_hops_v6()?;
+        handle.set_unicast_hops_v6(ttl.into())?;
+        let sent = send(&socket.io, transmit).await;
+        handle.set_unicast_hops_v6(before)?;
+        sent
+    }
+}
+
+async fn read(number: SocketId, socket: Arc<Open>, queue: mpsc::Sender<Arrived>) {
     let mut buffer = [0; DATAGRAM_MAX];
     loop {
-        // An error is that of one datagram: an earlier one was refused on its way.
-        if let Ok((length, from)) = socket.recv_from(&mut buffer).await {
-            let bytes = buffer.get(..length).unwrap_or_default().to_vec();
-            let _ = queue.try_send(Arrived {
+        let arrived = tokio::select! {
+            received = socket.io.recv_from(&mut buffer) => received.ok().map(|(length, from)| Arrived::Datagram {
                 socket: number,
                 from,
-                bytes,
-            });
+                bytes: buffer.get(..length).unwrap_or_default().to_vec(),
+            }),
+            said = socket.io.async_io(Interest::ERROR, || hops::take(&socket.io)) => said.ok().flatten().map(|router| {
+                Arrived::Hop { ttl: socket.ttl.load(Ordering::Relaxed), router }
+            }),
+        };
+        // An error is that of one datagram: an earlier one was refused on its way.
+        if let Some(arrived) = arrived {
+            let _ = queue.try_send(arrived);
         }
         tokio::task::consume_budget().await;
     }

@@ -30,6 +30,14 @@ pub struct NodeConfig {
     pub bind: Bind,
     /// Use loopback addresses as candidates too: for tests on one machine.
     pub allow_loopback: bool,
+    /// Take part in attempts that guess ports with up to a thousand packets. Off where port scans raise alarms, or packets
+    /// cost money; then the relay serves where only guessing would help.
+    pub guesses: bool,
+    /// Find out what the network does to packets, with 20 to 50 questions to the server, and choose how to reach a peer by
+    /// it.
+    pub fingerprint: bool,
+    /// The file in which that is kept, so that a network which was met within a day is not asked again; `None`: nowhere.
+    pub networks: Option<PathBuf>,
     /// Folder for qlog traces of its connections, a file for each; made if it is missing.
     pub qlog: Option<PathBuf>,
 }
@@ -45,6 +53,9 @@ impl NodeConfig {
             peers: Vec::new(),
             bind: Bind::default(),
             allow_loopback: false,
+            guesses: true,
+            fingerprint: true,
+            networks: None,
             qlog: None,
         }
     }

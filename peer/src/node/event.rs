@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use knothole_proto::connector::Nat;
+use knothole_proto::fingerprint::Fingerprint;
 use knothole_proto::id::{Name, PeerId};
+use knothole_proto::punch::Plan;
 use knothole_proto::wire::Refusal;
 
 /// What the server knows about this node.
@@ -38,6 +40,17 @@ pub enum NodeEvent {
         reflexive: SocketAddr,
         /// What kind of NAT.
         nat: Nat,
+    },
+    /// What the network does to packets: found out now, or known from before.
+    Network(Box<Fingerprint>),
+    /// How a round of attempts to reach a peer directly goes about it.
+    Plan {
+        /// The peer.
+        peer: PeerId,
+        /// Which round of the two, from 0.
+        round: u8,
+        /// What both sides do; it has a word for programs and its reason in words.
+        plan: Plan,
     },
     /// The server is stopping and will be back.
     Draining {

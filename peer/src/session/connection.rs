@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use knothole_proto::connector::Effort;
 use knothole_proto::id::{Name, PeerId};
 use knothole_proto::path::Path;
 use quinn::{RecvStream, SendStream, VarInt};
@@ -31,6 +32,8 @@ pub struct PathState {
     pub path: Path,
     /// Time from the introduction of the two nodes to the moment this path was taken.
     pub after: Duration,
+    /// What it took until then.
+    pub effort: Effort,
 }
 
 /// A connection to one peer. Clones are handles of the same connection.
