@@ -99,7 +99,7 @@ fn typical(cell: &Cell, samples: &[Sample]) -> Option<usize> {
     let faulty = samples.iter().position(|sample| sample.fault.is_some());
     let unforeseen = |sample: &Sample| match cell.oracle {
         crate::oracle::Expect::Must => sample.end != End::Direct,
-        crate::oracle::Expect::May => sample.end == End::Failed,
+        crate::oracle::Expect::Likely | crate::oracle::Expect::May => sample.end == End::Failed,
         crate::oracle::Expect::Cannot => sample.end != End::Relay,
     };
     let most = [

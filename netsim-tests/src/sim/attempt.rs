@@ -45,6 +45,9 @@ const FINGERPRINT_WITHIN: Duration = Duration::from_secs(5);
 /// Then the server is told, which takes at most a tenth of a second where nothing gets lost.
 const TELL: Duration = Duration::from_millis(200);
 
+/// After a path is found its proof is repeated for so long.
+const FOLLOW_UP: Duration = Duration::from_secs(1);
+
 /// Time after which the caller asks again: the connector gives a question up after 5 s.
 const ASK_AGAIN: Duration = Duration::from_millis(5_500);
 
@@ -176,6 +179,20 @@ impl Attempt {
         ended.map_err(|violation| self.failure(violation))
     }
 
+    /// Runs the first part for so long whatever the two say meanwhile, or until they are direct, and a second more, so that all
+    /// that it costs is counted; and holds nothing against the oracle.
+    ///
+    /// # Errors
+    /// As [`Attempt::observe`].
+    pub fn watch(&self, world: &mut World, patience: Duration) -> Result<Outcome, Failure> {
+        let pair = self.build(world).map_err(|violation| self.failure(violation))?;
+        let ended = self.meet_within(world, &pair, |world, _| {
+            let [a, b] = pair.hosts;
+            world.run_until(patience, |world| world.is_direct(a, b))
+        });
+        ended.map_err(|violation| self.failure(violation))
+    }
+
     /// The command that repeats it.
     #[must_use]
     pub fn command(&self) -> String {
@@ -216,11 +233,52 @@ impl Attempt {
     /// From nothing until both sides know how it ends.
     fn meet(&self, world: &mut World, pair: &Pair) -> Result<Outcome, Violation> {
         let [a, b] = pair.hosts;
+        self.meet_within(world, pair, |world, asked| {
+            let introduced = world.now();
+            let done = |world: &World| world.is_direct(a, b) || is_decided(world, [a, b], asked);
+            world.run_until(DIRECT_WITHIN, done)?;
+            if !world.is_direct(a, b) && self.expect() <= Expect::Likely {
+                // A lost round is healed by the next.
+                let within = match self.place {
+                    Place::OneNetwork | Place::OneCarrier(_) => DIRECT_INSIDE_WITHIN,
+                    Place::Apart | Place::BehindCarrier => DIRECT_WITHIN,
+                };
+                let left = (introduced + within).saturating_sub(world.now());
+                world.run_until(left, |world| world.is_direct(a, b))?;
+            }
+            Ok(false)
+        })
+    }
+
+    /// From nothing until both have met, and then as long as `go_on` goes on, which is told when they were asked to meet.
+    /// If it says that they are direct, it is counted for a second more.
+    fn meet_within(
+        &self,
+        world: &mut World,
+        pair: &Pair,
+        go_on: impl FnOnce(&mut World, Duration) -> Result<bool, Violation>,
+    ) -> Result<Outcome, Violation> {
+        let [a, b] = pair.hosts;
         world.pair(a, b)?;
         let reaches = self.reaches();
         if reaches.contains(&false) {
             return self.stay_out(world, [a, b], reaches);
         }
+        self.settle(world, pair)?;
+        let before = Before::now(world, [a, b]);
+        let asked = world.now();
+        self.ask(world, [a, b])?;
+        let settle = go_on(world, asked)?;
+        let to_direct = world.is_direct(a, b).then(|| world.now() - asked);
+        if settle {
+            world.run_for(FOLLOW_UP)?;
+        }
+        Ok(outcome(world, [a, b], &before, to_direct, true))
+    }
+
+    /// Both register and find out what they can.
+    fn settle(&self, world: &mut World, pair: &Pair) -> Result<(), Violation> {
+        let [a, b] = pair.hosts;
         let ready = |world: &World| world.is_registered(a) && world.is_registered(b);
         if !world.run_until(REGISTER_WITHIN, ready)? {
             return Err(late(world, a, "registration takes too long"));
@@ -233,26 +291,11 @@ impl Attempt {
         world.run_until(FINGERPRINT_WITHIN, |world| knows(a, world) && knows(b, world))?;
         world.run_for(TELL)?;
         if let Some((side, by)) = self.skew {
+            let side = side.min(1);
             let one_way = pair.one_way[side];
             world.set_skew(pair.hosts[side], Some(Skew { by, one_way }));
         }
-        let before = Before::now(world, [a, b]);
-        let asked = world.now();
-        self.ask(world, [a, b])?;
-        let introduced = world.now();
-        let done = |world: &World| world.is_direct(a, b) || is_decided(world, [a, b], asked);
-        world.run_until(DIRECT_WITHIN, done)?;
-        if !world.is_direct(a, b) && self.expect() == Expect::Must {
-            // A lost round is healed by the next.
-            let within = match self.place {
-                Place::OneNetwork | Place::OneCarrier(_) => DIRECT_INSIDE_WITHIN,
-                Place::Apart | Place::BehindCarrier => DIRECT_WITHIN,
-            };
-            let left = (introduced + within).saturating_sub(world.now());
-            world.run_until(left, |world| world.is_direct(a, b))?;
-        }
-        let to_direct = world.is_direct(a, b).then(|| world.now() - asked);
-        Ok(outcome(world, [a, b], &before, to_direct, true))
+        Ok(())
     }
 
     /// A side whose network keeps the server from it is never admitted.
