@@ -61,6 +61,10 @@ pub enum Why {
     OneWayOut,
     /// A direct path worked and then fell silent.
     PathLost,
+    /// Both routers take ports that nobody can foresee.
+    Unforeseeable,
+    /// Ports would have to be guessed, which one side or a limit does not allow.
+    NoGuess,
 }
 
 impl Why {
@@ -74,6 +78,8 @@ impl Why {
             Self::OneWayIn => "one-way-in",
             Self::OneWayOut => "one-way-out",
             Self::PathLost => "path-lost",
+            Self::Unforeseeable => "unforeseeable",
+            Self::NoGuess => "no-guess",
         }
     }
 
@@ -94,6 +100,12 @@ impl Why {
                 "our probes reach them but theirs do not arrive here: allow incoming UDP on this side"
             }
             Self::PathLost => "the direct path fell silent; trying again",
+            Self::Unforeseeable => {
+                "both routers take a new port for each destination, and nobody can foresee it: map a port on one side, or use IPv6"
+            }
+            Self::NoGuess => {
+                "a hole could be found only by trying many ports, which one side or a limit does not allow now"
+            }
         }
     }
 }

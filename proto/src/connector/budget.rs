@@ -17,14 +17,22 @@ const CLAIMED_MAX: u32 = 60;
 /// Probes per window to an IP address that the server vouches for: 66 rounds of nine.
 const ATTESTED_MAX: u32 = 600;
 
+/// Guesses and openers per window to an IP address that the server vouches for: one round of the dearest plan.
+const GUESSED_MAX: u32 = crate::punch::config::PACKETS_MAX as u32;
+
 /// Addresses that are counted at a time, 40 bytes each. When they are full of running windows, further addresses get
 /// nothing: a node that probes a thousand addresses a minute is being abused.
 const ADDRESSES_MAX: usize = 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct Budget {
-    windows: BTreeMap<IpAddr, Window>,
+    probes: Windows,
+    guesses: Windows,
 }
+
+/// What was sent to each address of late.
+#[derive(Debug, Default)]
+struct Windows(BTreeMap<IpAddr, Window>);
 
 #[derive(Debug)]
 struct Window {
@@ -35,18 +43,24 @@ struct Window {
 impl Budget {
     /// May one more probe go there?
     pub(super) fn admit(&mut self, to: IpAddr, consent: Consent, now: Instant) -> bool {
-        let limit = match consent {
-            Consent::Heard => return true,
-            Consent::Attested => ATTESTED_MAX,
-            Consent::Claimed => CLAIMED_MAX,
-        };
-        if self.windows.len() >= ADDRESSES_MAX && !self.windows.contains_key(&to) {
-            self.windows.retain(|_, window| window.begun + WINDOW > now);
-            if self.windows.len() >= ADDRESSES_MAX {
+        match consent {
+            Consent::Heard => true,
+            Consent::Attested => self.probes.admit(to, ATTESTED_MAX, now),
+            Consent::Claimed => self.probes.admit(to, CLAIMED_MAX, now),
+            Consent::Guessed => self.guesses.admit(to, GUESSED_MAX, now),
+        }
+    }
+}
+
+impl Windows {
+    fn admit(&mut self, to: IpAddr, limit: u32, now: Instant) -> bool {
+        if self.0.len() >= ADDRESSES_MAX && !self.0.contains_key(&to) {
+            self.0.retain(|_, window| window.begun + WINDOW > now);
+            if self.0.len() >= ADDRESSES_MAX {
                 return false;
             }
         }
-        let window = self.windows.entry(to).or_insert(Window { begun: now, sent: 0 });
+        let window = self.0.entry(to).or_insert(Window { begun: now, sent: 0 });
         if window.begun + WINDOW <= now {
             *window = Window { begun: now, sent: 0 };
         }
@@ -71,6 +85,12 @@ mod tests {
         assert_eq!(sent(&mut budget, Consent::Claimed, now), 60);
         assert_eq!(sent(&mut budget, Consent::Attested, now), 540);
         assert_eq!(sent(&mut budget, Consent::Heard, now), 1000);
+        assert_eq!(sent(&mut budget, Consent::Guessed, now), 1000);
+        assert_eq!(
+            sent(&mut budget, Consent::Guessed, now),
+            536,
+            "one round of the dearest plan"
+        );
         assert_eq!(sent(&mut budget, Consent::Claimed, now + WINDOW), 60);
     }
 

@@ -60,14 +60,16 @@ impl Clock {
 
     /// When this introduction's round starts, on the own clock. A start that has passed is now.
     pub(super) fn start(&self, introduction: &Introduction, now: Instant) -> Instant {
+        self.moment(introduction.start, introduction, now)
+    }
+
+    /// A moment that an introduction names, on the own clock. One that has passed is now.
+    pub(super) fn moment(&self, named: ServerTime, introduction: &Introduction, now: Instant) -> Instant {
         // Without an exchange the message's own time stamp serves: late by the way it took.
         let estimate = || difference(introduction.now.0, self.own(now));
         let offset = self.best().map_or_else(estimate, |sample| sample.offset);
-        let start_us = introduction
-            .start
-            .0
-            .saturating_add_signed(offset.saturating_neg());
-        let ahead = start_us.saturating_sub(self.own(now));
+        let named_us = named.0.saturating_add_signed(offset.saturating_neg());
+        let ahead = named_us.saturating_sub(self.own(now));
         now + Duration::from_micros(ahead).min(START_AHEAD_MAX)
     }
 

@@ -76,6 +76,7 @@ impl Connector {
     pub(super) fn on_control_down(&mut self, now: Instant) {
         self.control = Control::Down;
         self.nat.stop();
+        self.stop_survey();
         while let Some(question) = self.questions.pop() {
             self.give_up(question, ConnectFailure::ServerLost, now);
         }
@@ -110,6 +111,7 @@ impl Connector {
         self.nat
             .begin(&stun, welcome.alternate_port, control_v6, &mut self.rng, now);
         self.send_stun(now);
+        self.prepare_survey(&stun, now);
         self.teach_agents();
         for link in self.links.values_mut().filter(|link| link.asks()) {
             let spread = Duration::from_millis(self.rng.below(RETURN_SPREAD_MS));
@@ -132,6 +134,7 @@ impl Connector {
 
     /// Own or public addresses are others than before: tell the server, learn the NAT anew, look after the links.
     pub(super) fn on_network_change(&mut self, now: Instant) {
+        self.doubt_network(true, now);
         self.update();
         self.nat.ask(&mut self.rng, now);
         self.send_stun(now);
@@ -179,5 +182,6 @@ impl Connector {
         self.say(ToServer::Bye);
         self.control = Control::Down;
         self.nat.stop();
+        self.stop_survey();
     }
 }

@@ -6,10 +6,10 @@ use super::config::LINKS_MAX;
 use super::link::{Backoff, LinkState};
 use super::machine::Connector;
 use super::questions::Question;
-use super::{ConnectFailure, Effort, Event, LinkId};
+use super::{ConnectFailure, Event, LinkId};
 use crate::id::{Instance, PairSecret, PeerId};
 use crate::path::Why;
-use crate::punch::{self, PunchAgent, Round, Setup};
+use crate::punch::{self, Plan, PunchAgent, Round, Setup};
 use crate::wire::probe::ProbeKeys;
 use crate::wire::{ConnectRefusal, Introduction, PathPolicy, Role, ToServer};
 
@@ -70,6 +70,7 @@ impl Connector {
             _ if self.links.get(&id).is_some_and(|link| link.told.is_none()) => self.announce(id, None, now),
             _ => self.publish(id, now),
         }
+        self.tell_plan(id);
         self.drain_agent(id, now);
         while let Some(probe) = self.early.take(introduction.session.tag(), now) {
             self.on_probe(id, probe.socket, probe.from, &probe.bytes, now);
@@ -113,7 +114,12 @@ impl Connector {
             introduced: now,
             left: false,
             backoff: Backoff::default(),
-            effort: Effort::default(),
+            round: introduction.round,
+            plan: Plan::Unknown,
+            round_begun: now,
+            probes_before: 0,
+            reported: false,
+            sockets_opened: 0,
             orphan_at: None,
         };
         self.runs.insert((link.peer, link.instance), id);
@@ -125,7 +131,8 @@ impl Connector {
     /// Take over what an introduction says about a link.
     fn introduce(&mut self, id: LinkId, introduction: &Introduction, secret: &PairSecret, now: Instant) {
         let start = self.clock.start(introduction, now);
-        let sockets = self.sockets();
+        let orders = self.orders(id, introduction, now);
+        let sockets = self.main_sockets();
         let seed = self.seed.child("punch", self.rng.u64());
         let (own, punch, local) = (self.config.own, self.punch_config(), self.local.clone());
         let Some(link) = self.links.get_mut(&id) else {
@@ -135,6 +142,7 @@ impl Connector {
             number: introduction.round,
             start,
             remote: introduction.candidates.clone(),
+            orders,
         };
         let keys = || ProbeKeys::new(secret, introduction.session, own, introduction.peer);
         link.session = Some(introduction.session);

@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
+use super::Timer;
 use super::config::{BACKOFF_JITTER_PERCENT, ROUND_BACKOFF_MS};
-use super::{Effort, Timer};
 use crate::id::{ChannelId, Instance, Name, PairTag, PeerId, SessionId};
 use crate::path::{Path, Why};
-use crate::punch::PunchAgent;
+use crate::punch::{Plan, PunchAgent};
 use crate::seed::Rng;
 use crate::wire::{PathPolicy, Role};
 
@@ -39,7 +39,17 @@ pub(super) struct LinkState {
     /// The peer said that it is done with this link.
     pub(super) left: bool,
     pub(super) backoff: Backoff,
-    pub(super) effort: Effort,
+    /// The round of the session that is under way, or was the last one.
+    pub(super) round: u8,
+    /// What both sides do in it.
+    pub(super) plan: Plan,
+    /// When its introduction came.
+    pub(super) round_begun: Instant,
+    /// Probes that had been sent before it.
+    pub(super) probes_before: u32,
+    /// The server was told how it ended.
+    pub(super) reported: bool,
+    pub(super) sockets_opened: u32,
     /// Without any path or session since the time that this allows for.
     pub(super) orphan_at: Option<Instant>,
 }

@@ -10,8 +10,8 @@ use super::questions::Question;
 use super::{Event, Link, LinkEnd, LinkId, Output};
 use crate::id::{RequestId, SessionId};
 use crate::path::{Path, SocketId, Why};
-use crate::punch::{self, LocalSocket};
-use crate::wire::{CloseReason, Connect, ToServer};
+use crate::punch::{self, LocalSocket, Plan};
+use crate::wire::{Aim, CloseReason, Connect, ToServer};
 
 /// After a change of the network the caller waits this long before it asks for another round, so that the server has
 /// the new addresses, and several changes at once lead to one round.
@@ -72,6 +72,8 @@ impl Connector {
             return;
         };
         self.runs.remove(&(link.peer, link.instance));
+        self.guessing.end(id, link.peer, false);
+        self.close_sockets_of(id);
         for session in std::iter::once(link.keyed).chain(link.keyed_before) {
             self.tags.remove(&session.tag());
         }
@@ -157,7 +159,7 @@ impl Connector {
 
     /// Own addresses or sockets changed.
     pub(super) fn teach_agents(&mut self) {
-        let sockets = self.sockets();
+        let sockets = self.main_sockets();
         for agent in self.links.values_mut().filter_map(|link| link.agent.as_mut()) {
             agent.handle_local(sockets.clone(), self.local.clone());
         }
@@ -236,7 +238,21 @@ impl Connector {
                 if link.session.is_some() {
                     link.backoff.stop();
                 }
+                self.end_round(id, true, now);
             }
+            punch::Event::Aim { spans, opened } => {
+                let (session, round) = (link.session, link.round);
+                if let Some(session) = session {
+                    self.say(ToServer::Aim(Aim {
+                        session,
+                        round,
+                        spans,
+                        opened,
+                    }));
+                }
+                return;
+            }
+            punch::Event::Unused { socket } => return self.close_socket(socket),
             punch::Event::Lost if link.left => return self.close(id, LinkEnd::PeerGone),
             punch::Event::Lost => {
                 link.direct = None;
@@ -246,10 +262,11 @@ impl Connector {
                 }
             }
             punch::Event::Failed(why) => {
-                link.why = why;
+                link.why = reason(why, link.plan);
                 if link.asks() {
                     link.backoff.pause(&mut self.rng, now);
                 }
+                self.end_round(id, false, now);
             }
         }
         self.publish(id, now);
@@ -293,14 +310,14 @@ impl Connector {
                 peer,
                 tag,
                 policy,
-                guess: true,
+                guess: self.guessing.may(peer, now),
             })),
             None => self.pause_rounds(id, now),
         }
     }
 
-    /// The sockets that pairs can be made with: those that reach the server, and those with an own address.
-    pub(super) fn sockets(&self) -> Vec<LocalSocket> {
+    /// The main sockets that pairs can be made with: those that reach the server, and those with an own address.
+    pub(super) fn main_sockets(&self) -> Vec<LocalSocket> {
         let by_family = |v6| if v6 { SocketId::V6 } else { SocketId::V4 };
         let own = self.local.iter().map(|candidate| candidate.addr.is_ipv6());
         let mut sockets: Vec<LocalSocket> = Vec::new();
@@ -316,5 +333,14 @@ impl Connector {
         let mut punch = self.config.punch.clone();
         punch.allow_loopback |= self.config.allow_loopback;
         punch
+    }
+}
+
+/// Why there is no path: where nothing was heard, the plan knows it better.
+fn reason(why: Why, plan: Plan) -> Why {
+    match (why, plan) {
+        (Why::Silence, Plan::Hopeless) => Why::Unforeseeable,
+        (Why::Silence, Plan::NoGuess) => Why::NoGuess,
+        (why, _) => why,
     }
 }

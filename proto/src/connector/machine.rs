@@ -13,17 +13,20 @@ use super::budget::Budget;
 use super::clock::Clock;
 use super::control::Control;
 use super::early::Early;
+use super::guessing::Guessing;
 use super::link::LinkState;
 use super::nat::Discovery;
 use super::pairing::Pairing;
 use super::questions::{Question, Questions};
+use super::sockets::FreshSockets;
+use super::survey::Survey;
 use super::{
     Command, ConnectFailure, ConnectorConfig, Effort, Event, Input, LinkEnd, LinkId, Nat, Output, Timer,
 };
 use crate::addr::{CANDIDATES_MAX, Candidate, canonical};
 use crate::id::{Instance, Name, PairSecret, PairTag, PeerId, RequestId, SessionTag};
 use crate::path::SocketId;
-use crate::punch::usable;
+use crate::punch::{PunchAgent, usable};
 use crate::seed::{Rng, Seed};
 use crate::wire::probe::session_of;
 use crate::wire::{
@@ -45,6 +48,9 @@ pub struct Connector {
     pub(super) told_nat: Option<(SocketAddr, Nat)>,
     pub(super) told_facts: Update,
     pub(super) network: Network,
+    pub(super) survey: Survey,
+    pub(super) sockets: FreshSockets,
+    pub(super) guessing: Guessing,
     pub(super) questions: Questions,
     pub(super) links: BTreeMap<LinkId, LinkState>,
     pub(super) runs: BTreeMap<(PeerId, Instance), LinkId>,
@@ -66,8 +72,13 @@ pub(super) struct Known {
 impl Connector {
     /// A connector that knows nobody and is not connected.
     pub fn new(config: ConnectorConfig, seed: &Seed, now: Instant) -> Self {
+        let network = Network {
+            guesses: config.guesses,
+            ..Network::default()
+        };
         Self {
             config,
+            network,
             rng: seed.child("connector", 0).rng(),
             seed: seed.clone(),
             peers: BTreeMap::new(),
@@ -77,7 +88,9 @@ impl Connector {
             nat: Discovery::default(),
             told_nat: None,
             told_facts: Update::default(),
-            network: Network::default(),
+            survey: Survey::default(),
+            sockets: FreshSockets::default(),
+            guessing: Guessing::default(),
             questions: Questions::default(),
             links: BTreeMap::new(),
             runs: BTreeMap::new(),
@@ -97,7 +110,9 @@ impl Connector {
             Input::ControlDown => self.on_control_down(now),
             Input::Control(message) => self.on_message(message, now),
             Input::Datagram { socket, from, bytes } => self.on_datagram(socket, from, bytes, now),
-            Input::Opened { .. } | Input::NotOpened { .. } | Input::Network(_) => {}
+            Input::Opened { socket, local } => self.on_opened(socket, local, now),
+            Input::NotOpened { socket } => self.on_not_opened(socket, now),
+            Input::Network(known) => self.on_network(&known, now),
             Input::LocalCandidates(candidates) => self.on_local(candidates, now),
             Input::Traffic { link, sent, received } => {
                 if let Some(agent) = self.links.get_mut(&link).and_then(|link| link.agent.as_mut()) {
@@ -119,7 +134,13 @@ impl Connector {
 
     /// What a link has cost so far; `None` for a link that is not there.
     pub fn effort(&self, link: LinkId) -> Option<Effort> {
-        self.links.get(&link).map(|link| link.effort)
+        let link = self.links.get(&link)?;
+        let cost = link.agent.as_ref().map(PunchAgent::cost).unwrap_or_default();
+        Some(Effort {
+            probes: cost.probes,
+            sockets: link.sockets_opened,
+            nat_entries: cost.nat_entries,
+        })
     }
 
     pub(super) fn event(&mut self, event: Event) {
@@ -198,7 +219,7 @@ impl Connector {
             FromServer::PairJoined { nameplate } => self.on_pair_joined(nameplate, now),
             FromServer::PairMessage { nameplate, body } => self.on_pair_message(nameplate, &body),
             FromServer::PairEnded { nameplate, why } => self.on_pair_ended(nameplate, why),
-            FromServer::Aim(_) => {}
+            FromServer::Aim(aim) => self.on_aim(&aim, now),
             FromServer::Draining { retry_after_ms } => self.event(Event::Draining {
                 retry_after: std::time::Duration::from_millis(retry_after_ms.into()),
             }),
@@ -234,6 +255,9 @@ impl Connector {
                 }
             }
             Kind::Stun => {
+                if self.on_fresh_stun(socket, canonical(from), bytes, now) {
+                    return;
+                }
                 if self.nat.handle_datagram(socket, canonical(from), bytes, now) {
                     self.on_nat_news(now);
                 }
@@ -315,7 +339,7 @@ impl Connector {
                 peer,
                 tag,
                 policy,
-                guess: true,
+                guess: self.guessing.may(peer, now),
             })),
             None => self.event(fail(ConnectFailure::Refused(ConnectRefusal::TooFast))),
         }
@@ -335,6 +359,7 @@ impl Connector {
     fn on_timeout(&mut self, now: Instant) {
         self.keep_registered(now);
         self.send_stun(now);
+        self.keep_survey(now);
         while let Some(question) = self.questions.expired(now) {
             self.give_up(question, ConnectFailure::Timeout, now);
         }
@@ -346,6 +371,7 @@ impl Connector {
         [
             self.control.due().map(|at| (at, Timer::Refresh)),
             self.nat.due().map(|at| (at, Timer::Stun)),
+            self.survey.due().map(|at| (at, Timer::Survey)),
             self.questions.due().map(|at| (at, Timer::Question)),
             self.pairing
                 .as_ref()

@@ -5,14 +5,18 @@ mod clock;
 pub mod config;
 mod control;
 mod early;
+mod guessing;
 mod introductions;
 mod io;
 mod link;
 mod links;
 mod machine;
 mod nat;
+mod orders;
 mod pairing;
 mod questions;
+mod sockets;
+mod survey;
 
 pub use crate::transmit::Transmit;
 pub use config::ConnectorConfig;
@@ -39,4 +43,6 @@ pub enum Timer {
     Punch(crate::punch::Timer),
     /// Pairing takes too long.
     Pairing,
+    /// The survey of the network has something to ask.
+    Survey,
 }

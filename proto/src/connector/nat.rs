@@ -164,6 +164,13 @@ impl Discovery {
         })
     }
 
+    /// The server's IPv4 endpoints that can be asked, the main one first.
+    pub(super) fn servers_v4(&self) -> impl Iterator<Item = SocketAddr> {
+        let views = self.views.iter().filter(|view| view.main.server.is_ipv4());
+        let ports = views.flat_map(|view| std::iter::once(&view.main).chain(&view.alternate));
+        ports.map(|port| port.server)
+    }
+
     /// The sockets that can reach the server, with their family.
     pub(super) fn sockets(&self) -> impl Iterator<Item = (SocketId, bool)> {
         self.views

@@ -14,6 +14,7 @@ use super::config::{
     PROBES_PER_SECOND, SCHEDULE_ATTESTED_MS, SCHEDULE_FOLLOW_UP_MS, SCHEDULE_TRIGGERED_MS,
     SCHEDULE_UNATTESTED_MS, SOURCE_LIFETIME,
 };
+use super::extras::Extras;
 use super::pacer::Pacer;
 use super::pair::Pair;
 use super::round::{Progress, merge};
@@ -34,18 +35,30 @@ pub struct PunchAgent {
     pub(super) keys: ProbeKeys,
     pub(super) old_keys: Option<(ProbeKeys, Instant)>,
     pub(super) role: Role,
-    sockets: Vec<LocalSocket>,
+    pub(super) sockets: Vec<LocalSocket>,
     local: Vec<Candidate>,
     pub(super) progress: Progress,
     pub(super) pairs: Vec<Pair>,
     pub(super) used: Option<Used>,
     pub(super) choices: Option<Choices>,
     seen: Seen,
+    pub(super) extras: Extras,
+    pub(super) effort: Cost,
+    pub(super) seed: Seed,
     pub(super) pacer: Pacer,
     answers: Pacer,
     pub(super) rng: Rng,
-    transmits: VecDeque<Outgoing>,
+    pub(super) transmits: VecDeque<Outgoing>,
     pub(super) events: VecDeque<Event>,
+}
+
+/// What an agent has sent so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Probes, answers and openers among them.
+    pub probes: u32,
+    /// Pairs of endpoints that it sent something on for the first time.
+    pub nat_entries: u32,
 }
 
 /// The pair that carries traffic.
@@ -84,6 +97,9 @@ impl PunchAgent {
             used: None,
             choices: None,
             seen: Seen::default(),
+            extras: Extras::default(),
+            effort: Cost::default(),
+            seed: seed.clone(),
             pacer: Pacer::new(PROBES_PER_SECOND, PROBE_BURST, now),
             answers: Pacer::new(ANSWERS_PER_SECOND, ANSWER_BURST, now),
             rng: seed.rng(),
@@ -114,21 +130,18 @@ impl PunchAgent {
             now,
         );
         self.progress.had_pairs = !self.pairs.is_empty();
+        self.begin_tactics(round, now);
         let used = self.used.as_ref().map(|used| used.index);
         let worst = used.map_or(u8::MAX, |index| rank(self.pairs[index].how));
-        for (index, pair) in self.pairs.iter_mut().enumerate() {
-            if used == Some(index) {
-                continue;
+        for index in (0..self.pairs.len()).filter(|index| used != Some(*index)) {
+            if !self.pairs[index].is_freshly_proven(now) {
+                self.pairs[index].forget_proof();
             }
-            if !pair.is_freshly_proven(now) {
-                pair.forget_proof();
-            }
-            if rank(pair.how) <= worst {
-                let steps = match pair.consent() {
-                    Consent::Claimed => SCHEDULE_UNATTESTED_MS,
-                    Consent::Attested | Consent::Heard => SCHEDULE_ATTESTED_MS,
-                };
-                pair.schedule(steps, round.start.max(now));
+            let steps = self.steps_for(&self.pairs[index], round, now);
+            let pair = &mut self.pairs[index];
+            match steps.filter(|_| rank(pair.how) <= worst) {
+                Some(steps) => pair.schedule(steps, round.start.max(now)),
+                None => pair.stop(),
             }
         }
         if used.is_some() {
@@ -139,6 +152,7 @@ impl PunchAgent {
             });
         }
         self.send_due(now);
+        self.advance_tactics(now);
     }
 
     /// The link has a new session. The old one's keys are good for a while.
@@ -193,15 +207,18 @@ impl PunchAgent {
     pub fn handle_end(&mut self) {
         self.used = None;
         self.remove_pairs(|_| true);
+        self.close_spares();
     }
 
     /// The moment of [`Self::poll_timeout`] has come. Calling it early does no harm.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.send_due(now);
+        self.advance_tactics(now);
         self.choose(now);
         self.judge(now);
         self.keep_up(now);
         self.forget(now);
+        self.retire(now);
     }
 
     /// The next probe to send.
@@ -224,16 +241,24 @@ impl PunchAgent {
             .enumerate()
             .filter(|(index, _)| !self.is_used(*index));
         let forget = old.filter_map(|(_, pair)| pair.heard).min();
+        let [tactics, retire] = self.extras_due();
         [
             probe.map(|at| (at.max(self.pacer.ready_at()), Timer::Probe)),
             choice.map(|at| (at, Timer::Choice)),
             self.progress.verdict_at.map(|at| (at, Timer::Verdict)),
             self.used.as_ref().map(|used| (used.upkeep.due(), Timer::Upkeep)),
             forget.map(|at| (at + SOURCE_LIFETIME, Timer::Forget)),
+            tactics.map(|at| (at, Timer::Tactics)),
+            retire.map(|at| (at, Timer::Retire)),
         ]
         .into_iter()
         .flatten()
         .min()
+    }
+
+    /// What was sent so far.
+    pub fn cost(&self) -> Cost {
+        self.effort
     }
 
     /// Is a path in use?
@@ -258,6 +283,7 @@ impl PunchAgent {
         let Some(index) = self.pair_of(socket, from, now) else {
             return;
         };
+        self.recall(probe.echo, index, now);
         let pair = &mut self.pairs[index];
         let unknown = pair.heard.replace(now).is_none();
         let was_proven = pair.is_proven();
@@ -292,10 +318,17 @@ impl PunchAgent {
             Some(used) if used.index == index && fresh => used.upkeep.on_echo(now),
             _ => {}
         }
+        if unknown && !trial {
+            self.find(now);
+        }
         if proven {
             self.on_proven(index, !was_proven, fresh && probe.flags.has(Flags::IN_USE), now);
         }
-        if asked && !trial && self.answers.take(now) {
+        // A lock closes sockets, and pairs go with them.
+        let index = self.pairs.iter().position(|pair| pair.is(socket, from));
+        if let Some(index) = index.filter(|_| asked && !trial)
+            && self.answers.take(now)
+        {
             self.send(index, false, keys, now);
         }
     }
@@ -303,6 +336,7 @@ impl PunchAgent {
     fn judge(&mut self, now: Instant) {
         if self.progress.verdict_at.is_some_and(|at| at <= now) {
             self.progress.verdict_at = None;
+            self.end_tactics(now);
             self.events.push_back(Event::Failed(self.progress.why()));
         }
     }
@@ -359,7 +393,11 @@ impl PunchAgent {
             (Keys::Old, Some((old, _))) => old.seal(&probe),
             _ => self.keys.seal(&probe),
         };
-        pair.sent(nonce, ask, now);
+        if pair.sent(nonce, ask, now) {
+            self.effort.nat_entries += 1;
+        }
+        self.effort.probes += 1;
+        let pair = &self.pairs[index];
         self.transmits.push_back(Outgoing {
             transmit: Transmit {
                 socket: pair.socket,
@@ -376,12 +414,14 @@ impl PunchAgent {
 
     /// The pair that a probe came on; a new one if its source was not known. An address that may not be probed gets
     /// none, and no more than [`PAIRS_MAX`] are kept: then one goes on which nothing was proven or heard.
-    fn pair_of(&mut self, socket: SocketId, from: SocketAddr, now: Instant) -> Option<usize> {
+    pub(super) fn pair_of(&mut self, socket: SocketId, from: SocketAddr, now: Instant) -> Option<usize> {
         if let Some(index) = self.pairs.iter().position(|pair| pair.is(socket, from)) {
             return Some(index);
         }
-        let local = *self.sockets.iter().find(|local| local.id == socket)?;
-        if !usable(from, self.config.allow_loopback) || local.v6 != from.is_ipv6() {
+        let main = self.sockets.iter().find(|local| local.id == socket);
+        let spare = self.extras.spares.contains(&socket).then_some(false);
+        let v6 = main.map(|local| local.v6).or(spare)?;
+        if !usable(from, self.config.allow_loopback) || v6 != from.is_ipv6() {
             return None;
         }
         if self.pairs.len() >= PAIRS_MAX {
@@ -396,7 +436,7 @@ impl PunchAgent {
     }
 
     /// Remove what `goes` names, but never the used pair.
-    fn remove_pairs(&mut self, goes: impl Fn(&Pair) -> bool) {
+    pub(super) fn remove_pairs(&mut self, goes: impl Fn(&Pair) -> bool) {
         let used = self.used.as_ref().map(|used| used.index);
         let mut kept = 0;
         let mut moved = used;

@@ -117,11 +117,112 @@ pub const SOURCE_LIFETIME: Duration = Duration::from_secs(60);
 /// while the two sides learn of the new session one after the other.
 pub const OLD_KEYS: Duration = Duration::from_secs(30);
 
+/// When the side whose port is not known beforehand dials one that lets it in, in milliseconds after the start. Sparse,
+/// because the first one does it unless it is lost.
+pub const SCHEDULE_DIAL_MS: &[u64] = &[0, 100, 250, 500, 1000, 1500];
+
+/// When the other side sends to it meanwhile, in milliseconds after the start: it only makes the own filter let the peer's
+/// address in. The second is for loss.
+pub const SCHEDULE_OPENER_MS: &[u64] = &[0, 250];
+
+/// When an address is probed at which the peer cannot be found if what is known of its network is right, in milliseconds after
+/// the start. It may be wrong.
+pub const SCHEDULE_DOUBTFUL_MS: &[u64] = &[0, 100];
+
+/// How long before the start a packet leaves that dies behind the own router. Clocks of the two may differ by so much and the
+/// way between them besides; more would have to be waited for.
+pub const OPENER_GAP: Duration = Duration::from_millis(40);
+
+/// Time to live of openers where the depth of the own router is not known: past a home router and a carrier's NAT right
+/// behind it. Greater ones come nearer to the peer's router, which they must not reach; smaller ones open nothing.
+pub const OPENER_TTL_ASSUMED: u8 = 3;
+
+/// Time between two openers: 500 a second, which a home router's CPU bears (`nat-techniques` part 4).
+pub const OPENER_SPACING: Duration = Duration::from_millis(2);
+
+/// Something was found: nothing more is tried for so long, which is a proof's time on any path. If it comes to nothing the rest
+/// follows.
+pub const FIND_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long after the second start a side fires although the peer has not said that it has opened.
+pub const FRESH_PATIENCE: Duration = Duration::from_millis(400);
+
+/// Openers between two readings of a counter. One of them has to be met; eight leave room for lost probes and for ports that
+/// the box skips. More take more entries in its table.
+pub const BRACKET_OPENERS: usize = 8;
+
+/// Time between the packets of a bracket: together 4 ms, in which a hundred foreign flows a second take half a port.
+pub const BRACKET_SPACING: Duration = Duration::from_micros(400);
+
+/// How long readings are waited for before the one that is there is told alone.
+pub const BRACKET_WAIT: Duration = Duration::from_millis(900);
+
+/// Ports beyond the openers that are probed where one reading is missing.
+pub const BRACKET_EDGE: usize = 8;
+
+/// When a bracket is probed, in milliseconds after the readings came. The later passes are for loss.
+pub const BRACKET_PASSES_MS: &[u64] = &[0, 200, 500];
+
+/// Most probes of a bracket, all passes together: with them a round stays below 60 packets.
+pub const BRACKET_PROBES_MAX: usize = 48;
+
+/// Time between the probes of a bracket, which are few.
+pub const GUESS_BURST_SPACING: Duration = Duration::from_millis(1);
+
+/// Time between guesses: 200 a second. Faster finds sooner, and looks like a port scan to more boxes.
+pub const GUESS_SPACING: Duration = Duration::from_millis(5);
+
+/// Sockets that the side with random ports opens. With as many openers and [`BIRTHDAY_PROBES`] over 64,512 ports the chance
+/// is 99.97 %, and the mean of all packets smallest (`nat-techniques` section 3.1).
+pub const BIRTHDAY_OPENERS: usize = 512;
+
+/// Ports that the other side tries at most; see [`BIRTHDAY_OPENERS`]. Each is an entry in its own router.
+pub const BIRTHDAY_PROBES: usize = 1024;
+
+/// When guesses at random ports begin, after the start: 150 openers are on their way by then.
+pub const GUESS_LEAD: Duration = Duration::from_millis(300);
+
+/// When guesses at a block begin, after the start.
+pub const BLOCK_LEAD: Duration = Duration::from_millis(50);
+
+/// Fewest and most openers into a block. 64 is an eighth of the 512 ports that carriers give at the least.
+pub const BLOCK_OPENERS: std::ops::Range<usize> = 8..64;
+
+/// One opener for so many ports of a block: 16 for 512 ports, found after 28 probes in the median.
+pub const BLOCK_SHARE: usize = 32;
+
+/// When a round over a block has failed, after its start: a pass over 512 ports and the third of one take 3.5 s.
+pub const BLOCK_VERDICT: Duration = Duration::from_millis(4500);
+
+/// When a round of guesses at random ports has failed, after its start: the last one leaves after 5.4 s.
+pub const BIRTHDAY_VERDICT: Duration = Duration::from_millis(6500);
+
+/// Most packets of one side in a round, whatever the plan.
+pub const PACKETS_MAX: usize = 1536;
+
+/// Flows of each side that steps through the peer's counted ports. A drift of `a` and `b` ports is met at flow `a + 2b + 12`,
+/// so 128 are enough for 30 foreign flows a second on both sides; each is sent twice.
+pub const STEPS_FLOWS: i32 = 128;
+
+/// Ports before the peer's next one at which the steps begin: at rest the first flows would miss each other.
+pub const STEPS_GUARD: i32 = 4;
+
+/// Time between two steps. In it both boxes together must open less than one foreign flow.
+pub const STEPS_SPACING: Duration = Duration::from_millis(2);
+
+/// Fresh sockets that no path came to use are closed so long after a path was locked or the round failed: the caller has
+/// chosen by then, and late answers have come.
+pub const SPARE_LINGER: Duration = Duration::from_millis(1500);
+
+/// A pair of endpoints on which nothing was ever heard is left alone for so long before it is tried again, if fresh sockets
+/// are tried meanwhile: what an early packet has left in a router is gone then (60 s in OpenWrt, 30 s in Linux).
+pub const REST: Duration = Duration::from_secs(65);
+
 /// What tests and simulations vary. `Default` is what nodes use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PunchConfig {
     /// A round that has proven nothing this long after its start has failed. The last scheduled probe leaves at 1.5 s;
-    /// 1 s more lets it be answered across the world. The relay carries traffic meanwhile.
+    /// half a second more lets it be answered across the world. The relay carries traffic meanwhile.
     pub verdict: Duration,
     /// The used path is probed when it was idle for this long. RFC 4787 REQ-5 asks NATs to keep a mapping for 2
     /// minutes, the shortest seen in the field is 30 s (Hatonen 2010), RFC 8445 section 11 takes 15 s. A third less
@@ -134,7 +235,7 @@ pub struct PunchConfig {
 impl Default for PunchConfig {
     fn default() -> Self {
         Self {
-            verdict: Duration::from_millis(2500),
+            verdict: Duration::from_millis(2000),
             keepalive: Duration::from_secs(15),
             allow_loopback: false,
         }

@@ -42,6 +42,9 @@ impl PunchAgent {
             upkeep: Upkeep::new(self.config.keepalive - early, now),
         });
         self.progress.verdict_at = None;
+        self.end_tactics(now);
+        // Pairs went with the sockets that were closed.
+        let index = self.used.as_ref().map_or(index, |used| used.index);
         let pair = &mut self.pairs[index];
         let best = rank(pair.how);
         if self.role == Role::Caller || pair.due().is_none() {

@@ -8,7 +8,7 @@
 //! ```text
 //!            start                                    lost (silence, consent expired)
 //!   waiting ───────> probing ──proof──> locked ──────────────────────────> recovering
-//!                      │ 2.5 s            ▲ │ 50, 200, 1000 ms: better pair   │ new round
+//!                      │ 2 s              ▲ │ 50, 200, 1000 ms: better pair   │ new round
 //!                      ▼                  │ ▼                                 ▼
 //!                    failed ──late proof──┘ kept alive                      probing
 //! ```
@@ -16,12 +16,14 @@
 mod agent;
 mod choice;
 pub mod config;
+mod extras;
 mod locked;
 mod pacer;
 mod pair;
 mod plan;
 mod round;
 mod seen;
+mod tactics;
 mod upkeep;
 
 use std::net::SocketAddr;
@@ -31,12 +33,14 @@ use crate::addr::{Candidate, OfferedCandidate};
 use crate::path::{How, SocketId, Why};
 use crate::transmit::Transmit;
 use crate::wire::Role;
+use crate::wire::network::Span;
 use crate::wire::probe::ProbeKeys;
 
-pub use agent::PunchAgent;
+pub use agent::{Cost, PunchAgent};
 pub(crate) use choice::usable;
 pub use config::PunchConfig;
 pub use plan::{Plan, plan, wants_guess};
+pub use tactics::{Orders, sockets_wanted};
 
 /// Why a punching agent wants to be called at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,6 +56,10 @@ pub enum Timer {
     Upkeep,
     /// A source was silent for so long that it can be forgotten.
     Forget,
+    /// The plan of the round has something to send.
+    Tactics,
+    /// Sockets that no path came to use can be closed.
+    Retire,
 }
 
 /// One of the node's sockets, as pairs are made with it.
@@ -87,6 +95,8 @@ pub struct Round {
     pub start: Instant,
     /// Where the peer may be.
     pub remote: Vec<OfferedCandidate>,
+    /// What the plan of the two asks of this side; `None`: to probe what was offered, and no more.
+    pub orders: Option<Orders>,
 }
 
 /// A probe to send, and how much its destination has agreed to it.
@@ -105,12 +115,14 @@ pub enum Consent {
     Claimed,
     /// The server saw the peer's authenticated traffic from its IP address.
     Attested,
+    /// The same, but the port is a guess, or a socket opens the own router towards it: part of a plan that both sides agreed to.
+    Guessed,
     /// The peer was heard from exactly there, and it was no copy.
     Heard,
 }
 
 /// What an agent has to say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The peer's datagrams come from here as well.
     Source {
@@ -141,4 +153,16 @@ pub enum Event {
     Lost,
     /// The round ended without a path.
     Failed(Why),
+    /// The peer is to be told where this side is to be found.
+    Aim {
+        /// Ports; what they mean depends on the plan.
+        spans: Vec<Span>,
+        /// The own router is open towards the ports that the peer named.
+        opened: bool,
+    },
+    /// A fresh socket is of no more use.
+    Unused {
+        /// Which.
+        socket: SocketId,
+    },
 }

@@ -36,6 +36,8 @@ pub(super) struct Pair {
     unvouched: Option<(Instant, usize)>,
     nonces: [Option<Sent>; NONCES_PER_PAIR],
     next_nonce: usize,
+    /// When the last probe left.
+    tried: Option<Instant>,
     schedule: Schedule,
 }
 
@@ -88,6 +90,7 @@ impl Pair {
             unvouched: None,
             nonces: [None; NONCES_PER_PAIR],
             next_nonce: 0,
+            tried: None,
             schedule: Schedule {
                 steps: &[],
                 base: now,
@@ -158,13 +161,20 @@ impl Pair {
         self.rtt.map(|rtt| rtt.shortest)
     }
 
-    pub(super) fn sent(&mut self, nonce: u64, asked: bool, now: Instant) {
+    /// Did a probe leave within this time?
+    pub(super) fn was_tried_since(&self, now: Instant, within: Duration) -> bool {
+        self.tried.is_some_and(|at| now < at + within)
+    }
+
+    /// A probe left; true if it was the first.
+    pub(super) fn sent(&mut self, nonce: u64, asked: bool, now: Instant) -> bool {
         self.nonces[self.next_nonce] = Some(Sent {
             nonce,
             at: now,
             asked,
         });
         self.next_nonce = (self.next_nonce + 1) % NONCES_PER_PAIR;
+        self.tried.replace(now).is_none()
     }
 
     /// The peer echoed `nonce`. Is it one of ours that was not echoed before? Each proves something once.

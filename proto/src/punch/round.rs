@@ -4,9 +4,9 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use super::choice::{how, rank, usable};
-use super::config::{PAIRS_MAX, REMOTES_MAX};
+use super::config::{BIRTHDAY_VERDICT, BLOCK_VERDICT, PAIRS_MAX, REMOTES_MAX};
 use super::pair::Pair;
-use super::{LocalSocket, PunchConfig, Round};
+use super::{LocalSocket, Plan, PunchConfig, Round};
 use crate::addr::{Candidate, CandidateKind, OfferedCandidate, canonical};
 use crate::path::Why;
 
@@ -35,7 +35,7 @@ impl Progress {
             .take(REMOTES_MAX);
         Self {
             number: round.number,
-            verdict_at: Some(round.start + config.verdict),
+            verdict_at: Some(verdict_at(round, config)),
             attested: attested
                 .map(|offered| canonical(offered.candidate.addr).ip())
                 .collect(),
@@ -53,6 +53,18 @@ impl Progress {
             (true, false) => Why::OneWayIn,
             (true, true) => Why::OneWayOut,
         }
+    }
+}
+
+/// When a round has failed: its plan may take longer than the schedule of probes.
+fn verdict_at(round: &Round, config: &PunchConfig) -> Instant {
+    let plain = round.start + config.verdict;
+    let Some(orders) = &round.orders else { return plain };
+    match orders.plan {
+        Plan::Fresh | Plan::Steps => plain.max(orders.second + config.verdict),
+        Plan::Block { .. } => round.start + BLOCK_VERDICT,
+        Plan::Birthday { .. } => round.start + BIRTHDAY_VERDICT,
+        _ => plain,
     }
 }
 

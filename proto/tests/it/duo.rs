@@ -127,6 +127,7 @@ impl Duo {
                     number: 0,
                     start: at(START),
                     remote: remote.to_vec(),
+                    orders: None,
                 },
             };
             Side {
@@ -259,6 +260,7 @@ pub(crate) fn round(number: u8, start: Duration, remote: Vec<OfferedCandidate>) 
         number,
         start: at(start),
         remote,
+        orders: None,
     }
 }
 

@@ -284,6 +284,8 @@ impl Town {
                         self.launch(WAY, Flight::Datagram { to, from, bytes });
                     }
                 }
+                Output::Open { socket, .. } => self.feed(index, Input::NotOpened { socket }),
+                Output::Close { .. } => {}
                 Output::Event(event) => self.citizens[index].events.push((self.now, event)),
                 Output::Wait(deadline) => {
                     self.citizens[index].deadline = deadline.map(|(at, _)| at);

@@ -12,9 +12,10 @@ use knothole_proto::id::{
 use knothole_proto::wire::codec::{
     CodecError, MESSAGE_LEN_MAX, announced_len, decode, encode, encode_framed,
 };
+use knothole_proto::wire::network::{Filtering, Mapping, Ports};
 use knothole_proto::wire::{
-    ACCEPT_TAGS_MAX, CloseReason, Connect, ConnectRefusal, FromServer, Hello, Introduction, Kind, PairEnd,
-    PathPolicy, Refusal, Role, ServerTime, ToServer, Update, Welcome,
+    ACCEPT_TAGS_MAX, Aim, CloseReason, Connect, ConnectRefusal, FromServer, Hello, Introduction, Kind,
+    Network, PairEnd, PathPolicy, Refusal, Report, Role, ServerTime, Span, ToServer, Update, Welcome,
 };
 
 use super::support::addr;
@@ -42,6 +43,31 @@ fn facts() -> Update {
             candidate(CandidateKind::Mapped, "[2a00::1]:80"),
         ],
         accept: vec![PairTag([1; 16]), PairTag([2; 16])],
+        network: network(),
+    }
+}
+
+/// A network with every field set.
+fn network() -> Network {
+    Network {
+        mapping: Mapping::AddressAndPort,
+        filtering: Filtering::Address,
+        ports: Ports::Counter { step: -2, rate: 300 },
+        opener_ttl: 3,
+        several_addresses: true,
+        guesses: true,
+    }
+}
+
+fn aim() -> Aim {
+    Aim {
+        session: SessionId::from_bytes([3; 16]),
+        round: 1,
+        spans: vec![Span {
+            first: 1024,
+            last: 200,
+        }],
+        opened: true,
     }
 }
 
@@ -66,6 +92,9 @@ fn introduction() -> Introduction {
         policy: PathPolicy::RelayOnly,
         start: ServerTime(1_000_000),
         now: ServerTime(900),
+        second: ServerTime(1_100_000),
+        networks: [network(), Network::default()],
+        guess: true,
     }
 }
 
@@ -84,6 +113,7 @@ fn to_server() -> Vec<(ToServer, &'static str)> {
         peer: PeerId::from_bytes([4; 32]),
         tag: PairTag([1; 16]),
         policy: PathPolicy::DirectOnly,
+        guess: true,
     };
     let lookup = ToServer::Lookup {
         request: RequestId(1),
@@ -100,12 +130,13 @@ fn to_server() -> Vec<(ToServer, &'static str)> {
             ToServer::Hello(hello),
             "010100fd080706050403020101036e6173010574306b656e0103612f310200000a000002\
              fb341201012a000000000000000000000000000001500201010101010101010101010101\
-             01010102020202020202020202020202020202",
+             0101010202020202020202020202020202020204020303fb2c01030101",
         ),
         (
             ToServer::Update(facts()),
             "0101010200000a000002fb341201012a0000000000000000000000000000015002010101\
-             0101010101010101010101010102020202020202020202020202020202",
+             010101010101010101010101010202020202020202020202020202020204020303fb2c01\
+             030101",
         ),
         (
             ToServer::Time {
@@ -117,7 +148,7 @@ fn to_server() -> Vec<(ToServer, &'static str)> {
         (
             ToServer::Connect(connect),
             "010103fb2c01040404040404040404040404040404040404040404040404040404040404\
-             04040101010101010101010101010101010101",
+             0404010101010101010101010101010101010101",
         ),
         (lookup, "01010401036e6173"),
         (
@@ -134,6 +165,19 @@ fn to_server() -> Vec<(ToServer, &'static str)> {
             "01010907",
         ),
         (ToServer::Bye, "01010a"),
+        (
+            ToServer::Aim(aim()),
+            "01010b030303030303030303030303030303030101fb0004c801",
+        ),
+        (
+            ToServer::Report(Report {
+                session,
+                round: 1,
+                direct_ms: Some(400),
+                probes: 30,
+            }),
+            "01010c030303030303030303030303030303030101fb90011e",
+        ),
     ]
 }
 
@@ -182,7 +226,8 @@ fn from_server_on_nodes() -> Vec<(FromServer, &'static str)> {
             FromServer::Introduction(introduction()),
             "010104030303030303030303030303030303030101010604040404040404040404040404\
              0404040404040404040404040404040404040401036e6173050101010101010101010101\
-             010101010101020005050505fb341201010702fc40420f00fb8403",
+             010101010101020005050505fb341201010702fc40420f00fb8403fce0c8100004020303\
+             fb2c0103010100000000000001",
         ),
         (
             FromServer::ConnectFailed {
@@ -232,6 +277,10 @@ fn from_server_on_pairing() -> Vec<(FromServer, &'static str)> {
             "01010b0704",
         ),
         (FromServer::Draining { retry_after_ms: 500 }, "01010cfbf401"),
+        (
+            FromServer::Aim(aim()),
+            "01010d030303030303030303030303030303030101fb0004c801",
+        ),
     ]
 }
 
@@ -356,6 +405,7 @@ fn the_largest_lawful_message_fits() {
         facts: Update {
             candidates: vec![candidate; CANDIDATES_MAX],
             accept: vec![PairTag([255; 16]); ACCEPT_TAGS_MAX],
+            network: network(),
         },
     });
     let bytes = encode(&hello).unwrap();
@@ -505,7 +555,38 @@ fn any_candidate() -> impl Strategy<Value = Candidate> {
 
 fn any_update() -> impl Strategy<Value = Update> {
     let tags = vec(any::<[u8; 16]>().prop_map(PairTag), 0..20);
-    (vec(any_candidate(), 0..16), tags).prop_map(|(candidates, accept)| Update { candidates, accept })
+    (vec(any_candidate(), 0..16), tags, any_network()).prop_map(|(candidates, accept, network)| Update {
+        candidates,
+        accept,
+        network,
+    })
+}
+
+fn any_network() -> impl Strategy<Value = Network> {
+    let ports = Union::new([
+        Just(Ports::Unknown).boxed(),
+        Just(Ports::Preserving).boxed(),
+        any::<i16>()
+            .prop_map(|step| Ports::PreserveFirst { step })
+            .boxed(),
+        (any::<i16>(), any::<u16>())
+            .prop_map(|(step, rate)| Ports::Counter { step, rate })
+            .boxed(),
+        (any::<u16>(), any::<u16>())
+            .prop_map(|(low, high)| Ports::Block { low, high })
+            .boxed(),
+        any::<u16>().prop_map(Ports::From).boxed(),
+        Just(Ports::Random).boxed(),
+    ]);
+    (ports, any::<u8>(), any::<bool>(), any::<bool>()).prop_map(
+        |(ports, opener_ttl, several_addresses, guesses)| Network {
+            ports,
+            opener_ttl,
+            several_addresses,
+            guesses,
+            ..network()
+        },
+    )
 }
 
 fn any_hello() -> impl Strategy<Value = Hello> {
@@ -551,6 +632,7 @@ fn any_to_server() -> impl Strategy<Value = ToServer> {
                     peer: PeerId::from_bytes(peer),
                     tag: PairTag(tag),
                     policy,
+                    guess: false,
                 })
             })
             .boxed(),
@@ -577,10 +659,10 @@ fn any_introduction() -> impl Strategy<Value = Introduction> {
         vec((any_candidate(), any::<bool>()), 0..16),
         option::of(any::<u64>()),
         any_policy(),
-        (any::<u64>(), any::<u64>()),
+        (any::<u64>(), any::<u64>(), any_network()),
     );
     (ids, rest).prop_map(|((session, peer, tag, instance), rest)| {
-        let (round, request, peer_name, candidates, channel, policy, (start, now)) = rest;
+        let (round, request, peer_name, candidates, channel, policy, (start, now, network)) = rest;
         let offered = |(candidate, attested)| OfferedCandidate { candidate, attested };
         Introduction {
             session: SessionId::from_bytes(session),
@@ -596,6 +678,9 @@ fn any_introduction() -> impl Strategy<Value = Introduction> {
             policy,
             start: ServerTime(start),
             now: ServerTime(now),
+            second: ServerTime(start),
+            networks: [network, Network::default()],
+            guess: true,
         }
     })
 }

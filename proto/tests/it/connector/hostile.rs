@@ -23,6 +23,9 @@ pub(super) fn introduction(peer: usize, tag: PairTag) -> Introduction {
         policy: PathPolicy::Auto,
         start: ServerTime(0),
         now: ServerTime(0),
+        second: ServerTime(0),
+        networks: Default::default(),
+        guess: false,
     }
 }
 

@@ -358,6 +358,7 @@ fn facts_beyond_their_limits_end_the_connection() {
     let most = Update {
         candidates: hosts(CANDIDATES_MAX),
         accept: tags(ACCEPT_TAGS_MAX),
+        ..Update::default()
     };
     let too_many_candidates = Update {
         candidates: hosts(CANDIDATES_MAX + 1),

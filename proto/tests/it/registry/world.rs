@@ -69,6 +69,7 @@ pub(crate) fn hello(number: u32, name: Option<&str>) -> Hello {
         facts: Update {
             candidates: vec![host],
             accept,
+            ..Update::default()
         },
     }
 }
@@ -146,6 +147,7 @@ impl World {
             peer: key(other),
             tag: tag(one, other),
             policy,
+            guess: true,
         };
         self.say(conn, ToServer::Connect(connect));
         request

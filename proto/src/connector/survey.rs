@@ -1,0 +1,230 @@
+//! The survey: finding out what the network does to packets, once for each network, and telling the server in short.
+//!
+//! A [`Fingerprinter`] asks; this gives it sockets, and draws from its answer what peers need to know.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::machine::Connector;
+use super::sockets::Owner;
+use super::{Event, Output, Transmit};
+use crate::addr::CandidateKind;
+use crate::fingerprint::{self, Allocation, Fingerprint, FingerprintConfig, Fingerprinter};
+use crate::path::SocketId;
+use crate::wire::network::{Filtering, Mapping, Network, Ports};
+
+/// After the registration the survey waits this long: first come the clock and the own address, which everybody needs.
+const DELAY: Duration = Duration::from_millis(50);
+
+/// After a change of the network it waits this long, because several changes come together.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// Surveys are at least so far apart unless the own addresses changed: a router that changes the port of the control
+/// connection all the time must not cause questions all the time.
+const APART: Duration = Duration::from_secs(60);
+
+/// After a survey its links try again so soon.
+const TRY_AGAIN: Duration = Duration::from_millis(100);
+
+/// Where the survey stands.
+#[derive(Debug, Default)]
+pub(super) struct Survey {
+    run: Option<Fingerprinter>,
+    /// When the run wants to be called.
+    wake: Option<Instant>,
+    begin_at: Option<Instant>,
+    last: Option<Instant>,
+    /// The server's addresses, IPv4 and IPv6, where there are any.
+    servers: [Option<SocketAddr>; 2],
+}
+
+impl Survey {
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.wake.into_iter().chain(self.begin_at).min()
+    }
+}
+
+impl Connector {
+    /// The server can be asked now: plan a survey, unless the network is known.
+    pub(super) fn prepare_survey(&mut self, servers: &[(SocketId, SocketAddr)], now: Instant) {
+        let of = |v6| {
+            servers
+                .iter()
+                .map(|(_, server)| *server)
+                .find(|server| server.is_ipv6() == v6)
+        };
+        self.survey.servers = [of(false), of(true)];
+        if self.config.fingerprint && !self.knows_network() && self.survey.run.is_none() {
+            self.survey.begin_at = Some(now + DELAY);
+        }
+    }
+
+    /// The driver knows this network from before.
+    pub(super) fn on_network(&mut self, known: &Fingerprint, now: Instant) {
+        self.stop_survey();
+        self.survey.last = Some(now);
+        self.learn_network(known, now);
+    }
+
+    /// Addresses are others than before, or an attempt failed that should not have: what was known is not believed any more.
+    pub(super) fn doubt_network(&mut self, moved: bool, now: Instant) {
+        let recent = self.survey.last.is_some_and(|last| now < last + APART);
+        if !self.config.fingerprint || !self.control.is_registered() || (recent && !moved) {
+            return;
+        }
+        self.stop_survey();
+        self.network = Network {
+            guesses: self.config.guesses,
+            ..Network::default()
+        };
+        self.survey.begin_at = Some(now + SETTLE);
+    }
+
+    /// The server is gone, and with it whom to ask.
+    pub(super) fn stop_survey(&mut self) {
+        self.survey.run = None;
+        self.survey.wake = None;
+        self.survey.begin_at = None;
+        self.close_sockets_of_survey();
+    }
+
+    pub(super) fn keep_survey(&mut self, now: Instant) {
+        if self.survey.begin_at.is_some_and(|at| at <= now) {
+            self.survey.begin_at = None;
+            self.survey.last = Some(now);
+            let [server_v4, server_v6] = self.survey.servers;
+            let hosts = self.local.iter().filter(|own| own.kind == CandidateKind::Host);
+            let config = FingerprintConfig {
+                server_v4,
+                server_v6,
+                nat64: None,
+                local: hosts.map(|own| own.addr.ip()).collect(),
+            };
+            let seed = self.seed.child("survey", self.rng.u64());
+            self.survey.run = Some(Fingerprinter::new(config, &seed, now));
+            self.drain_survey(now);
+        } else if self.survey.wake.is_some_and(|at| at <= now) {
+            self.feed_survey(fingerprint::Input::Timeout, now);
+        }
+    }
+
+    pub(super) fn survey_opened(&mut self, socket: SocketId, local: SocketAddr, now: Instant) {
+        self.feed_survey(fingerprint::Input::Opened { socket, local }, now);
+    }
+
+    pub(super) fn survey_not_opened(&mut self, socket: SocketId, now: Instant) {
+        self.feed_survey(fingerprint::Input::NotOpened { socket }, now);
+    }
+
+    pub(super) fn survey_datagram(&mut self, socket: SocketId, from: SocketAddr, bytes: &[u8], now: Instant) {
+        self.feed_survey(fingerprint::Input::Datagram { socket, from, bytes }, now);
+    }
+
+    fn feed_survey(&mut self, input: fingerprint::Input<'_>, now: Instant) {
+        if let Some(run) = &mut self.survey.run {
+            run.handle_input(input, now);
+            self.drain_survey(now);
+        }
+    }
+
+    fn drain_survey(&mut self, now: Instant) {
+        while let Some(run) = &mut self.survey.run {
+            match run.poll_output(now) {
+                fingerprint::Output::Open { socket, towards } => {
+                    let opened = self.open_socket(Owner::Survey(socket), towards.is_ipv6());
+                    if let (None, Some(run)) = (opened, &mut self.survey.run) {
+                        run.handle_input(fingerprint::Input::NotOpened { socket }, now);
+                    }
+                }
+                fingerprint::Output::Transmit(transmit) => {
+                    if let Some(socket) = self.sockets.of_survey(transmit.socket) {
+                        self.push(Output::Transmit(Transmit { socket, ..transmit }));
+                    }
+                }
+                fingerprint::Output::Learnt(_) => {}
+                fingerprint::Output::Done(known) => {
+                    self.stop_survey();
+                    self.learn_network(&known, now);
+                    self.event(Event::Fingerprint(known));
+                }
+                fingerprint::Output::Wait(until) => {
+                    self.survey.wake = until;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn knows_network(&self) -> bool {
+        self.network.mapping != Mapping::Unknown
+    }
+
+    /// Tell the server, and let those links try again that stayed on the relay because nothing was known.
+    fn learn_network(&mut self, known: &Fingerprint, now: Instant) {
+        self.network = summary(known, self.config.guesses);
+        self.update();
+        if !self.knows_network() {
+            return;
+        }
+        let waiting = |link: &&mut super::link::LinkState| {
+            link.direct.is_none()
+                && link.asks()
+                && link.agent.as_ref().is_some_and(|agent| !agent.is_punching())
+        };
+        for link in self.links.values_mut().filter(waiting) {
+            link.backoff.restart(now + TRY_AGAIN);
+        }
+    }
+}
+
+/// What peers need to know of it.
+fn summary(known: &Fingerprint, guesses: bool) -> Network {
+    let v4 = &known.v4;
+    let mapping = match (
+        v4.translated.known(),
+        v4.mapping.known(),
+        v4.port_dependent.known(),
+    ) {
+        (Some(false), _, _) => Mapping::None,
+        (_, Some(fingerprint::Mapping::EndpointIndependent), _) => Mapping::Independent,
+        (_, Some(fingerprint::Mapping::AddressDependent), _) => Mapping::Address,
+        (_, Some(fingerprint::Mapping::AddressAndPortDependent), _) => Mapping::AddressAndPort,
+        // As far as one address of the server can tell.
+        (_, None, Some(false)) => Mapping::Independent,
+        (_, None, _) => Mapping::Unknown,
+    };
+    let filtering = match (v4.filtering.known(), v4.other_port_passes.known()) {
+        (Some(fingerprint::Filtering::EndpointIndependent), _) => Filtering::Independent,
+        (Some(fingerprint::Filtering::AddressDependent), _) => Filtering::Address,
+        (Some(fingerprint::Filtering::AddressAndPortDependent), _) | (None, Some(false)) => {
+            Filtering::AddressAndPort
+        }
+        (None, _) => Filtering::Unknown,
+    };
+    Network {
+        mapping,
+        filtering,
+        ports: known.ports.known().map_or(Ports::Unknown, ports),
+        opener_ttl: v4.opener_ttl.known().unwrap_or(0),
+        several_addresses: known.addresses.len() > 1,
+        guesses,
+    }
+}
+
+fn ports(known: Allocation) -> Ports {
+    let short = |step: i32| i16::try_from(step).unwrap_or(0);
+    match known {
+        Allocation::Preserving => Ports::Preserving,
+        Allocation::PreserveFirst { step } => Ports::PreserveFirst {
+            step: step.map_or(0, short),
+        },
+        Allocation::Counter { step, .. } if short(step) == 0 => Ports::Unknown,
+        Allocation::Counter { step, rate } => Ports::Counter {
+            step: short(step),
+            rate: u16::try_from(rate.unwrap_or(0)).unwrap_or(u16::MAX),
+        },
+        Allocation::Block { low, high, .. } => Ports::Block { low, high },
+        Allocation::HalfRange { from } => Ports::From(from),
+        Allocation::Random => Ports::Random,
+    }
+}

@@ -1,0 +1,324 @@
+//! The agent's further sockets and what leaves from them: carrying out the steps of a [`Tactics`], remembering what was shot
+//! where, and closing what no path came to use.
+
+use std::collections::{HashSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::agent::PunchAgent;
+use super::config::{
+    NONCE_LIFETIME, PACKETS_MAX, REST, SCHEDULE_ATTESTED_MS, SCHEDULE_DIAL_MS, SCHEDULE_DOUBTFUL_MS,
+    SCHEDULE_OPENER_MS, SCHEDULE_UNATTESTED_MS, SOURCE_LIFETIME, SPARE_LINGER,
+};
+use super::pair::Pair;
+use super::plan::Plan;
+use super::tactics::{Step, Tactics};
+use super::{Consent, Event, Orders, Outgoing, Round};
+use crate::addr::canonical;
+use crate::path::{How, SocketId};
+use crate::transmit::Transmit;
+use crate::wire::Aim;
+use crate::wire::network::Mapping;
+use crate::wire::probe::{Flags, Probe};
+
+/// What is beside the main sockets.
+#[derive(Debug, Default)]
+pub(super) struct Extras {
+    pub(super) tactics: Option<Tactics>,
+    /// Sockets that are open beside the main ones, IPv4 all of them.
+    pub(super) spares: Vec<SocketId>,
+    /// When those are closed that no path uses.
+    retire_at: Option<Instant>,
+    shots: Shots,
+}
+
+/// Probes that were sent to places that may be the peer's, so that no pair was made for them.
+#[derive(Debug, Default)]
+struct Shots {
+    sent: VecDeque<Sent>,
+    places: HashSet<(SocketId, SocketAddr)>,
+}
+
+#[derive(Debug)]
+struct Sent {
+    nonce: u64,
+    socket: SocketId,
+    to: SocketAddr,
+    at: Instant,
+}
+
+impl PunchAgent {
+    /// A fresh socket has this address of its own.
+    pub fn handle_opened(&mut self, socket: SocketId, local: SocketAddr, now: Instant) {
+        if let Some(tactics) = self.tactics_on(socket) {
+            tactics.handle_opened(local);
+            self.advance_tactics(now);
+        }
+    }
+
+    /// A fresh socket could not be opened; it is no longer this agent's.
+    pub fn handle_not_opened(&mut self, socket: SocketId, now: Instant) {
+        self.extras.spares.retain(|spare| *spare != socket);
+        let Some(tactics) = self.tactics_on(socket) else {
+            return;
+        };
+        tactics.handle_not_opened(socket);
+        if tactics.is_fresh() {
+            // Then the old ports have to do.
+            let resting = |pair: &&mut Pair| pair.attested && pair.due().is_none() && pair.heard.is_none();
+            for pair in self.pairs.iter_mut().filter(resting) {
+                pair.schedule(SCHEDULE_ATTESTED_MS, now);
+            }
+            self.send_due(now);
+        }
+    }
+
+    /// A STUN datagram came in on a fresh socket.
+    pub fn handle_stun(&mut self, socket: SocketId, from: SocketAddr, bytes: &[u8], now: Instant) {
+        if let Some(tactics) = self.tactics_on(socket) {
+            tactics.handle_stun(socket, from, bytes, now);
+            self.advance_tactics(now);
+        }
+    }
+
+    /// The peer says where it is to be found in this round.
+    pub fn handle_aim(&mut self, aim: &Aim, now: Instant) {
+        if aim.round != self.progress.number {
+            return;
+        }
+        if let Some(tactics) = &mut self.extras.tactics {
+            tactics.handle_aim(aim, now);
+            self.advance_tactics(now);
+        }
+    }
+
+    /// Begin what the round asks for beyond the addresses that were offered. Its sockets are this agent's from now on.
+    pub(super) fn begin_tactics(&mut self, round: &Round, now: Instant) {
+        // A path that was lost a moment ago may come back by itself, as long as its socket is there.
+        let alive = |pair: &Pair| pair.heard.is_some_and(|at| at + SOURCE_LIFETIME > now);
+        let old = std::mem::take(&mut self.extras.spares);
+        let pairs = &self.pairs;
+        let (kept, gone): (Vec<_>, Vec<_>) = old
+            .into_iter()
+            .partition(|spare| pairs.iter().any(|pair| pair.socket == *spare && alive(pair)));
+        self.extras = Extras {
+            spares: kept,
+            ..Extras::default()
+        };
+        self.close(&gone);
+        let Some(orders) = &round.orders else { return };
+        self.extras.spares.extend(&orders.sockets);
+        let main = self
+            .sockets
+            .iter()
+            .find(|socket| !socket.v6)
+            .map(|socket| socket.id);
+        if let (Some(main), Some(target)) = (main, target(round)) {
+            let rng = self.seed.child("tactics", self.rng.u64()).rng();
+            let tactics = Tactics::new(orders.clone(), self.role, main, target, round.start, rng, now);
+            self.extras.tactics = Some(tactics);
+        }
+        self.extras.retire_at = None;
+    }
+
+    /// Carry out the steps that are due.
+    pub(super) fn advance_tactics(&mut self, now: Instant) {
+        while let Some(step) = self.extras.tactics.as_mut().and_then(|tactics| tactics.poll(now)) {
+            match step {
+                Step::Ask { socket, to, bytes } => self.ask(socket, to, bytes),
+                Step::Shot { socket, to, ttl } => self.shoot(socket, to, ttl, now),
+                Step::Tell { spans, opened } => self.events.push_back(Event::Aim { spans, opened }),
+                Step::Pair { socket, remote } => {
+                    if let Some(index) = self.pair_of(socket, remote, now) {
+                        self.pairs[index].schedule(SCHEDULE_ATTESTED_MS, now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The peer was heard where nobody foresaw it.
+    pub(super) fn find(&mut self, now: Instant) {
+        if let Some(tactics) = &mut self.extras.tactics {
+            tactics.handle_found(now);
+        }
+    }
+
+    /// A nonce came back from a place that was only shot at: the pair may count it. Each counts once.
+    pub(super) fn recall(&mut self, nonce: u64, index: usize, now: Instant) {
+        let pair = &mut self.pairs[index];
+        let sent = &mut self.extras.shots.sent;
+        let matches = |shot: &Sent| shot.nonce == nonce && pair.is(shot.socket, shot.to);
+        if let Some(shot) = sent
+            .iter()
+            .position(matches)
+            .and_then(|number| sent.remove(number))
+            && shot.at + NONCE_LIFETIME >= now
+        {
+            pair.sent(shot.nonce, true, shot.at);
+        }
+    }
+
+    /// The round is decided, for now: nothing more is tried, and what was not heard on is closed at once.
+    pub(super) fn end_tactics(&mut self, now: Instant) {
+        self.extras.tactics = None;
+        self.extras.shots = Shots::default();
+        let pairs = &self.pairs;
+        let heard = |spare: SocketId| {
+            pairs
+                .iter()
+                .any(|pair| pair.socket == spare && pair.heard.is_some())
+        };
+        let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.extras.spares)
+            .into_iter()
+            .partition(|spare| heard(*spare));
+        self.extras.retire_at = (!kept.is_empty()).then_some(now + SPARE_LINGER);
+        self.extras.spares = kept;
+        self.close(&gone);
+    }
+
+    /// Close the sockets that no path came to use, once that is decided.
+    pub(super) fn retire(&mut self, now: Instant) {
+        if self.extras.retire_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.extras.retire_at = None;
+        let used = self.used_socket();
+        let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.extras.spares)
+            .into_iter()
+            .partition(|spare| Some(*spare) == used);
+        self.extras.spares = kept;
+        self.close(&gone);
+    }
+
+    pub(super) fn close_spares(&mut self) {
+        let all = std::mem::take(&mut self.extras.spares);
+        self.extras = Extras::default();
+        self.close(&all);
+    }
+
+    /// At which moments, after the start, a pair is to be probed in this round; `None`: not at all.
+    pub(super) fn steps_for(&self, pair: &Pair, round: &Round, now: Instant) -> Option<&'static [u64]> {
+        match pair.consent() {
+            Consent::Claimed => return Some(SCHEDULE_UNATTESTED_MS),
+            Consent::Heard => return Some(SCHEDULE_ATTESTED_MS),
+            Consent::Attested | Consent::Guessed => {}
+        }
+        let Some(orders) = round.orders.as_ref().filter(|_| {
+            pair.how == How::Punched && target(round) == Some(pair.remote) && orders_translate(round)
+        }) else {
+            return Some(SCHEDULE_ATTESTED_MS);
+        };
+        match orders.plan {
+            Plan::Reverse { by } if by == self.role => Some(SCHEDULE_DIAL_MS),
+            Plan::Reverse { .. } => Some(SCHEDULE_OPENER_MS),
+            // Where nothing is known the fresh sockets may be as useless.
+            Plan::Fresh if !is_known(orders) => Some(SCHEDULE_ATTESTED_MS),
+            Plan::Fresh if orders.again => (!pair.was_tried_since(now, REST)).then_some(SCHEDULE_DOUBTFUL_MS),
+            Plan::Fresh
+            | Plan::Bracket { .. }
+            | Plan::Block { .. }
+            | Plan::Birthday { .. }
+            | Plan::Steps
+            | Plan::NoGuess
+            | Plan::Hopeless => Some(SCHEDULE_DOUBTFUL_MS),
+            Plan::Unknown | Plan::Dial | Plan::Punch => Some(SCHEDULE_ATTESTED_MS),
+        }
+    }
+
+    /// When something of this is due.
+    pub(super) fn extras_due(&self) -> [Option<Instant>; 2] {
+        [
+            self.extras.tactics.as_ref().and_then(Tactics::due),
+            self.extras.retire_at,
+        ]
+    }
+
+    fn tactics_on(&mut self, socket: SocketId) -> Option<&mut Tactics> {
+        let tactics = self.extras.tactics.as_mut();
+        tactics.filter(|tactics| tactics.sockets().contains(&socket))
+    }
+
+    fn used_socket(&self) -> Option<SocketId> {
+        let used = self.used.as_ref()?;
+        Some(self.pairs[used.index].socket)
+    }
+
+    fn close(&mut self, gone: &[SocketId]) {
+        if gone.is_empty() {
+            return;
+        }
+        self.remove_pairs(|pair| gone.contains(&pair.socket));
+        self.events
+            .extend(gone.iter().map(|socket| Event::Unused { socket: *socket }));
+    }
+
+    fn ask(&mut self, socket: SocketId, to: SocketAddr, bytes: Vec<u8>) {
+        if self.extras.shots.places.insert((socket, to)) {
+            self.effort.nat_entries += 1;
+        }
+        self.transmits.push_back(Outgoing {
+            transmit: Transmit {
+                socket,
+                to,
+                bytes,
+                ttl: None,
+            },
+            consent: Consent::Heard,
+        });
+    }
+
+    fn shoot(&mut self, socket: SocketId, to: SocketAddr, ttl: Option<u8>, now: Instant) {
+        let shots = &mut self.extras.shots;
+        if shots.places.insert((socket, to)) {
+            self.effort.nat_entries += 1;
+        }
+        let nonce = self.rng.nonzero_u64();
+        if shots.sent.len() >= PACKETS_MAX {
+            shots.sent.pop_front();
+        }
+        shots.sent.push_back(Sent {
+            nonce,
+            socket,
+            to,
+            at: now,
+        });
+        let probe = Probe {
+            flags: Flags::default().with(Flags::ANSWER_ME),
+            round: self.progress.number,
+            nonce,
+            echo: 0,
+            observed: None,
+        };
+        self.effort.probes += 1;
+        self.transmits.push_back(Outgoing {
+            transmit: Transmit {
+                socket,
+                to,
+                bytes: self.keys.seal(&probe).to_vec(),
+                ttl,
+            },
+            consent: Consent::Guessed,
+        });
+    }
+}
+
+/// Where the server itself sees the peer, over IPv4: the only place at whose ports may be guessed.
+fn target(round: &Round) -> Option<SocketAddr> {
+    let seen = round.remote.iter().filter(|offered| offered.attested);
+    seen.map(|offered| canonical(offered.candidate.addr))
+        .find(SocketAddr::is_ipv4)
+}
+
+/// Are both networks known?
+fn is_known(orders: &Orders) -> bool {
+    [orders.own, orders.peer]
+        .iter()
+        .all(|network| network.mapping != Mapping::Unknown)
+}
+
+/// Is either side's IPv4 address translated? Without that a plan has no reason to spare the peer's address.
+fn orders_translate(round: &Round) -> bool {
+    let orders = round.orders.as_ref();
+    orders.is_some_and(|orders| orders.peer.mapping != Mapping::None || orders.own.mapping != Mapping::None)
+}

@@ -1,0 +1,424 @@
+//! What a round does beyond probing the addresses that were offered: fresh sockets, openers, readings, guesses.
+//!
+//! A [`Tactics`] is one side's part in one round. It sends nothing itself: the agent takes its [`Step`]s when they are
+//! due, seals the probes, and makes pairs of what answers. Which part a side plays follows from the
+//! [`Plan`]; each has a file of its own.
+//!
+//! | plan | the side whose ports change | the other side |
+//! |---|---|---|
+//! | punch | an opener that dies behind the own router, just before the start | the same |
+//! | fresh | a fresh socket; tell its port; open; fire when the peer has opened | the same |
+//! | bracket | a reading, eight openers, a reading, all from fresh sockets; tell both readings | probe what lies between |
+//! | block | a few openers from fresh sockets | probe the block in random order |
+//! | birthday | many openers from fresh sockets | probe random ports |
+//! | steps | one fresh socket: read, tell, step through the peer's ports | the same, with the other step |
+
+mod bracket;
+mod fresh;
+mod guess;
+mod steps;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use self::bracket::Bracket;
+use self::fresh::Fresh;
+use self::steps::Steps;
+use super::config::{FIND_PAUSE, OPENER_GAP, OPENER_TTL_ASSUMED};
+use super::plan::Plan;
+use crate::path::SocketId;
+use crate::seed::Rng;
+use crate::stun::{BindingRequest, Change};
+use crate::wire::network::{Network, Span};
+use crate::wire::{Aim, Role};
+
+/// What a round asks of one side, beyond the addresses that were offered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Orders {
+    /// What both sides do.
+    pub plan: Plan,
+    /// Was it tried before?
+    pub again: bool,
+    /// When both begin what needs an exchange after the introduction.
+    pub second: Instant,
+    /// The own network.
+    pub own: Network,
+    /// The peer's network.
+    pub peer: Network,
+    /// Numbers for fresh IPv4 sockets, at most as many as [`sockets_wanted`] says; each is opened before it is used.
+    pub sockets: Vec<SocketId>,
+    /// Two ports of the server, if it has two, at its IPv4 address.
+    pub stun: Vec<SocketAddr>,
+}
+
+/// How many fresh sockets a side needs for its part.
+pub fn sockets_wanted(plan: Plan, role: Role, own: Network) -> usize {
+    match plan {
+        Plan::Fresh | Plan::Steps => 1,
+        Plan::Bracket { hard } if hard == role => bracket::SOCKETS,
+        Plan::Block { hard } if hard == role => guess::block_openers(own.ports),
+        Plan::Birthday { hard } if hard == role => super::config::BIRTHDAY_OPENERS,
+        _ => 0,
+    }
+}
+
+/// Something to be done now.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// Send this question to the server.
+    Ask {
+        socket: SocketId,
+        to: SocketAddr,
+        bytes: Vec<u8>,
+    },
+    /// Send a probe there. `ttl`: it is to open the own router and need not arrive.
+    Shot {
+        socket: SocketId,
+        to: SocketAddr,
+        ttl: Option<u8>,
+    },
+    /// Tell the peer.
+    Tell { spans: Vec<Span>, opened: bool },
+    /// The peer is there: probe on this pair from now on.
+    Pair { socket: SocketId, remote: SocketAddr },
+}
+
+/// One side's part in one round.
+#[derive(Debug)]
+pub(super) struct Tactics {
+    part: Part,
+    stock: Stock,
+    /// Nothing is sent until then: something was found and may be enough.
+    paused: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum Part {
+    /// Only what was planned at the beginning.
+    Plain,
+    /// Wait for the readings of the peer, then probe between them.
+    Between,
+    Bracket(Bracket),
+    Fresh(Fresh),
+    Steps(Steps),
+}
+
+/// What all parts use: planned shots, questions under way, steps that are ready.
+#[derive(Debug)]
+struct Stock {
+    orders: Orders,
+    role: Role,
+    /// Where the server sees the peer.
+    target: SocketAddr,
+    main: SocketId,
+    shots: VecDeque<Shot>,
+    questions: Vec<Question>,
+    steps: VecDeque<Step>,
+    rng: Rng,
+}
+
+/// Something that is to leave at a moment.
+#[derive(Clone, Copy, Debug)]
+struct Shot {
+    at: Instant,
+    socket: SocketId,
+    what: What,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Probe { to: SocketAddr, ttl: Option<u8> },
+    Question { server: SocketAddr },
+}
+
+/// A question to the server; its repeats find the same mapping again.
+#[derive(Debug)]
+struct Question {
+    socket: SocketId,
+    asked: Instant,
+    request: BindingRequest,
+}
+
+/// What the server saw.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    socket: SocketId,
+    asked: Instant,
+    server: SocketAddr,
+    port: u16,
+}
+
+impl Tactics {
+    /// The part of this side. `target`: where the server sees the peer, over IPv4; `main`: the own main socket for it.
+    pub(super) fn new(
+        orders: Orders,
+        role: Role,
+        main: SocketId,
+        target: SocketAddr,
+        start: Instant,
+        rng: Rng,
+        now: Instant,
+    ) -> Self {
+        let (plan, start) = (orders.plan, start.max(now));
+        let mut stock = Stock {
+            orders,
+            role,
+            target,
+            main,
+            shots: VecDeque::new(),
+            questions: Vec::new(),
+            steps: VecDeque::new(),
+            rng,
+        };
+        let part = match plan {
+            Plan::Punch => {
+                stock.plan_opener(start, now);
+                Part::Plain
+            }
+            Plan::Fresh => Part::Fresh(Fresh::new(&mut stock, now)),
+            Plan::Steps => Part::Steps(Steps::new(&mut stock, now)),
+            Plan::Bracket { hard } if hard == role => Part::Bracket(Bracket::new(&mut stock, start)),
+            Plan::Bracket { .. } => Part::Between,
+            Plan::Block { hard } if hard == role => {
+                stock.plan_openers(start);
+                Part::Plain
+            }
+            Plan::Birthday { hard } if hard == role => {
+                stock.plan_openers(start);
+                Part::Plain
+            }
+            Plan::Block { .. } => {
+                guess::plan_block(&mut stock, start);
+                Part::Plain
+            }
+            Plan::Birthday { .. } => {
+                guess::plan_birthday(&mut stock, start);
+                Part::Plain
+            }
+            _ => Part::Plain,
+        };
+        Self {
+            part,
+            stock,
+            paused: None,
+        }
+    }
+
+    /// A fresh socket has this address of its own.
+    pub(super) fn handle_opened(&mut self, local: SocketAddr) {
+        if let Part::Fresh(fresh) = &mut self.part {
+            fresh.handle_opened(&mut self.stock, local);
+        }
+    }
+
+    /// This socket could not be opened: what was to leave from it does not.
+    pub(super) fn handle_not_opened(&mut self, socket: SocketId) {
+        self.stock.shots.retain(|shot| shot.socket != socket);
+        self.stock.questions.retain(|question| question.socket != socket);
+    }
+
+    /// A STUN datagram came in on a fresh socket.
+    pub(super) fn handle_stun(&mut self, socket: SocketId, from: SocketAddr, bytes: &[u8], now: Instant) {
+        let Some(reading) = self.stock.take_reading(socket, from, bytes, now) else {
+            return;
+        };
+        match &mut self.part {
+            Part::Bracket(bracket) => bracket.handle_reading(&mut self.stock, reading, now),
+            Part::Fresh(fresh) => fresh.handle_reading(&mut self.stock, reading),
+            Part::Steps(steps) => steps.handle_reading(&mut self.stock, reading, now),
+            Part::Plain | Part::Between => {}
+        }
+    }
+
+    /// The peer says where it is to be found.
+    pub(super) fn handle_aim(&mut self, aim: &Aim, now: Instant) {
+        match &mut self.part {
+            Part::Between => {
+                if bracket::probe_between(&mut self.stock, &aim.spans, now) {
+                    self.part = Part::Plain;
+                }
+            }
+            Part::Fresh(fresh) => fresh.handle_aim(&mut self.stock, aim),
+            Part::Steps(steps) => steps.handle_aim(&mut self.stock, aim, now),
+            Part::Plain | Part::Bracket(_) => {}
+        }
+    }
+
+    /// The peer was heard on a way that was not known: that may be it.
+    pub(super) fn handle_found(&mut self, now: Instant) {
+        self.paused = Some(now + FIND_PAUSE);
+    }
+
+    /// What is to be done now.
+    pub(super) fn poll(&mut self, now: Instant) -> Option<Step> {
+        match &mut self.part {
+            Part::Bracket(bracket) => bracket.handle_time(&mut self.stock, now),
+            Part::Fresh(fresh) => fresh.handle_time(&mut self.stock, now),
+            _ => {}
+        }
+        let paused = self.paused.is_some_and(|until| now < until);
+        self.stock.poll(paused, now)
+    }
+
+    /// When [`Tactics::poll`] is to be called next.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let part = match &self.part {
+            Part::Bracket(bracket) => bracket.due(),
+            Part::Fresh(fresh) => fresh.due(),
+            _ => None,
+        };
+        let shots = self
+            .stock
+            .shots
+            .front()
+            .map(|shot| self.paused.map_or(shot.at, |until| until.max(shot.at)));
+        let questions = self.stock.questions.iter();
+        questions
+            .filter_map(|question| question.request.poll_timeout())
+            .chain(part)
+            .chain(shots)
+            .min()
+    }
+
+    /// Does all depend on one fresh socket?
+    pub(super) fn is_fresh(&self) -> bool {
+        matches!(self.part, Part::Fresh(_))
+    }
+
+    /// The fresh sockets.
+    pub(super) fn sockets(&self) -> &[SocketId] {
+        &self.stock.orders.sockets
+    }
+}
+
+impl Stock {
+    /// Just before the start a packet that dies behind the own router, where it is known how far that is: the peer's
+    /// probe then meets an open router also if clocks differ, and no router of the peer is met too early.
+    fn plan_opener(&mut self, start: Instant, now: Instant) {
+        let ttl = self.orders.own.opener_ttl;
+        let at = start.checked_sub(OPENER_GAP).filter(|at| *at >= now);
+        if let Some(at) = at.filter(|_| ttl != 0) {
+            let what = What::Probe {
+                to: self.target,
+                ttl: Some(ttl),
+            };
+            self.shots.push_back(Shot {
+                at,
+                socket: self.main,
+                what,
+            });
+        }
+    }
+
+    /// One opener from each fresh socket, one after the other.
+    fn plan_openers(&mut self, start: Instant) {
+        let ttl = self.opener_ttl();
+        let mut at = start;
+        for socket in self.orders.sockets.clone() {
+            let what = What::Probe { to: self.target, ttl };
+            self.shots.push_back(Shot { at, socket, what });
+            at += super::config::OPENER_SPACING;
+        }
+    }
+
+    /// How far openers go. Where the depth of the own router is not known they go all the way at first, because one that
+    /// dies too early opens nothing; at a further try they stay short, because one that goes too far may have been the
+    /// reason for the failure.
+    fn opener_ttl(&self) -> Option<u8> {
+        match (self.orders.own.opener_ttl, self.orders.again) {
+            (0, false) => None,
+            (0, true) => Some(OPENER_TTL_ASSUMED),
+            (ttl, _) => Some(ttl),
+        }
+    }
+
+    /// The peer at this port.
+    fn at_port(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.target.ip(), port)
+    }
+
+    fn ask_at(&mut self, at: Instant, socket: SocketId, server: SocketAddr) {
+        let what = What::Question { server };
+        self.shots.push_back(Shot { at, socket, what });
+    }
+
+    /// Probes of these ports of the peer from `at` on, in this order and at this pace.
+    fn guess(
+        &mut self,
+        socket: SocketId,
+        ports: impl IntoIterator<Item = u16>,
+        mut at: Instant,
+        pace: Duration,
+    ) {
+        for port in ports {
+            let what = What::Probe {
+                to: self.at_port(port),
+                ttl: None,
+            };
+            self.shots.push_back(Shot { at, socket, what });
+            at += pace;
+        }
+    }
+
+    /// Shots are taken in the order of their moments.
+    fn sort(&mut self) {
+        self.shots.make_contiguous().sort_by_key(|shot| shot.at);
+    }
+
+    fn take_reading(
+        &mut self,
+        socket: SocketId,
+        from: SocketAddr,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Option<Reading> {
+        let mut on_it = self
+            .questions
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, question)| question.socket == socket);
+        let (number, answer) = on_it.find_map(|(number, question)| {
+            Some((number, question.request.handle_datagram(from, bytes, now)?))
+        })?;
+        let question = self.questions.remove(number);
+        Some(Reading {
+            socket,
+            asked: question.asked,
+            server: question.request.server(),
+            port: answer.mapped.port(),
+        })
+    }
+
+    fn poll(&mut self, paused: bool, now: Instant) -> Option<Step> {
+        if let Some(step) = self.steps.pop_front() {
+            return Some(step);
+        }
+        for question in &mut self.questions {
+            if let Some(bytes) = question.request.poll_transmit(now) {
+                return Some(Step::Ask {
+                    socket: question.socket,
+                    to: question.request.server(),
+                    bytes,
+                });
+            }
+        }
+        self.questions.retain(|question| !question.request.is_over());
+        if paused || self.shots.front()?.at > now {
+            return None;
+        }
+        let Shot { socket, what, .. } = self.shots.pop_front()?;
+        match what {
+            What::Probe { to, ttl } => Some(Step::Shot { socket, to, ttl }),
+            What::Question { server } => {
+                let request = BindingRequest::new(server, Change::None, &mut self.rng, now);
+                self.questions.push(Question {
+                    socket,
+                    asked: now,
+                    request,
+                });
+                self.poll(paused, now)
+            }
+        }
+    }
+}
