@@ -66,7 +66,13 @@ pub(crate) struct MatrixArgs {
     #[arg(long, env = "KNOTHOLE_PROMISES", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue, conflicts_with_all = ["kinds", "a", "b", "weather", "html"])]
     promises: bool,
     /// Only these rows of the promises
-    #[arg(long, value_delimiter = ',', env = "KNOTHOLE_ROW", value_name = "NAME,..", requires = "promises")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        env = "KNOTHOLE_ROW",
+        value_name = "NAME,..",
+        requires = "promises"
+    )]
     pub(super) row: Vec<String>,
     /// Write a page for a browser into this file as well
     #[arg(long, env = "KNOTHOLE_HTML", value_name = "FILE")]
@@ -174,7 +180,14 @@ fn plan(args: &MatrixArgs) -> io::Result<Plan> {
         }
         Where::Netns => {
             let executable = std::env::current_exe()?;
-            (RUNS_IN_NAMESPACES, LABS, World::Namespaces { executable, engine: args.nat.engine() })
+            (
+                RUNS_IN_NAMESPACES,
+                LABS,
+                World::Namespaces {
+                    executable,
+                    engine: args.nat.engine(),
+                },
+            )
         }
     };
     Ok(Plan {

@@ -30,7 +30,11 @@ pub(super) fn run(args: &MatrixArgs) -> ExitCode {
             // Nobody reads any more.
             stop.raise();
         } else if !args.json {
-            eprintln!("{}: {}", row.name, if row.is_kept() { "kept" } else { "NOT KEPT" });
+            eprintln!(
+                "{}: {}",
+                row.name,
+                if row.is_kept() { "kept" } else { "NOT KEPT" }
+            );
         }
     });
     match result {
@@ -41,10 +45,16 @@ pub(super) fn run(args: &MatrixArgs) -> ExitCode {
 
 fn plan(args: &MatrixArgs) -> Result<Plan, String> {
     let all = promises::promises();
-    let unknown = args.row.iter().find(|name| !all.iter().any(|row| row.name == name.as_str()));
+    let unknown = args
+        .row
+        .iter()
+        .find(|name| !all.iter().any(|row| row.name == name.as_str()));
     if let Some(name) = unknown {
         let names: Vec<&str> = all.iter().map(|row| row.name).collect();
-        return Err(format!("no promise is called {name}; there are {}", names.join(", ")));
+        return Err(format!(
+            "no promise is called {name}; there are {}",
+            names.join(", ")
+        ));
     }
     let wanted = |row: &Promise| args.row.is_empty() || args.row.iter().any(|name| name == row.name);
     let (runs, jobs, world) = match args.world {

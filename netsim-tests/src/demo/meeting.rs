@@ -111,7 +111,7 @@ impl Meeting {
             .seed(cast.seed)
             .engine(cast.engine)
             .host("server", HostSpec::public(servers));
-        let mut inner = None;
+        let mut inner: Option<String> = None;
         if cast.together {
             let nats = cast.kinds[0].chain(&SERVERS);
             for (level, spec) in nats.into_iter().enumerate().rev() {
@@ -124,7 +124,11 @@ impl Meeting {
             }
         }
         let inner = inner.as_deref();
-        let kinds = if cast.together { [cast.kinds[0]; 2] } else { cast.kinds };
+        let kinds = if cast.together {
+            [cast.kinds[0]; 2]
+        } else {
+            cast.kinds
+        };
         let lab = builder
             .host(a, host(kinds[0], 1, inner))
             .host(b, host(kinds[1], 2, inner))
@@ -364,7 +368,16 @@ fn host(kind: &NatKind, number: u8, inner: Option<&str>) -> HostSpec {
         .families
         .v4
         .then(|| IpAddr::from([192, 168, network, 10 * number]));
-    let v6 = Ipv6Addr::new(0x2a01, 5, u16::from(network), 0, 0, 0, 0, 0x10 * u16::from(number));
+    let v6 = Ipv6Addr::new(
+        0x2a01,
+        5,
+        u16::from(network),
+        0,
+        0,
+        0,
+        0,
+        0x10 * u16::from(number),
+    );
     let v6 = kind.families.v6.then(|| IpAddr::from(v6));
     let at = |address: IpAddr| match inner {
         Some(nat) => HostSpec::lan(nat, address),

@@ -103,7 +103,11 @@ const BLOCK: u16 = 512;
 const SMALL_TABLE: usize = 256;
 
 /// What a kind is unless it says otherwise: IPv4 only, the same in a kernel.
-pub(super) const fn named(name: &'static str, doc: &'static str, build: fn(&[IpAddr]) -> Vec<NatSpec>) -> NatKind {
+pub(super) const fn named(
+    name: &'static str,
+    doc: &'static str,
+    build: fn(&[IpAddr]) -> Vec<NatSpec>,
+) -> NatKind {
     NatKind {
         name,
         doc,

@@ -14,11 +14,9 @@ pub fn variants() -> &'static [NatKind] {
 }
 
 static VARIANTS: [NatKind; 5] = [
-    named(
-        "counter-step-2",
-        "As symmetric-counter, two apart.",
-        |_| counter(2, 0),
-    ),
+    named("counter-step-2", "As symmetric-counter, two apart.", |_| {
+        counter(2, 0)
+    }),
     named(
         "counter-30",
         "As symmetric-counter, with thirty new flows a second of other people.",
@@ -29,11 +27,7 @@ static VARIANTS: [NatKind; 5] = [
         "As symmetric-counter, with a hundred new flows a second of other people.",
         |_| counter(1, 100),
     ),
-    named(
-        "counter-100-step-2",
-        "The same, two apart.",
-        |_| counter(2, 100),
-    ),
+    named("counter-100-step-2", "The same, two apart.", |_| counter(2, 100)),
     named(
         "port-block-1024",
         "As port-block, with 1,024 ports for each subscriber.",

@@ -55,7 +55,9 @@ fn steps(nats: &[NatSpec]) -> bool {
 
 /// The NAT of a chain that changes ports, if there is one, it has one address, and what is outside of it keeps its ports.
 fn only_unstable(nats: &[NatSpec]) -> Option<&NatSpec> {
-    let at = nats.iter().position(|nat| nat.mapping != Mapping::EndpointIndependent)?;
+    let at = nats
+        .iter()
+        .position(|nat| nat.mapping != Mapping::EndpointIndependent)?;
     let (unstable, outside) = nats[at..].split_first()?;
     let keeps = |nat: &NatSpec| {
         nat.mapping == Mapping::EndpointIndependent && nat.ports == PortAllocation::Preserving
@@ -76,7 +78,13 @@ mod tests {
 
     #[test]
     fn what_counts_or_is_few_is_found_and_what_fills_a_small_table_is_not() {
-        for hard in ["symmetric-counter", "counter-100-step-2", "symmetric-preserve-first", "port-block", "address-dependent"] {
+        for hard in [
+            "symmetric-counter",
+            "counter-100-step-2",
+            "symmetric-preserve-first",
+            "port-block",
+            "address-dependent",
+        ] {
             assert_eq!(of("port-restricted", hard), Expect::Likely, "{hard}");
         }
         assert_eq!(of("small-table", "symmetric"), Expect::May);
@@ -86,7 +94,10 @@ mod tests {
     #[test]
     fn two_counters_meet_and_a_counter_and_chance_do_not() {
         assert_eq!(of("symmetric-counter", "symmetric-counter-busy"), Expect::Likely);
-        assert_eq!(of("symmetric-counter", "symmetric-preserve-first"), Expect::Likely);
+        assert_eq!(
+            of("symmetric-counter", "symmetric-preserve-first"),
+            Expect::Likely
+        );
         assert_eq!(of("symmetric-counter", "counter-100"), Expect::May);
         assert_eq!(of("symmetric-counter", "symmetric"), Expect::May);
         assert_eq!(of("port-block", "port-block"), Expect::May);

@@ -52,7 +52,10 @@ fn seen(outcome: &Outcome) -> Sample {
         to_direct_ms: outcome.to_direct.map(ms),
         data_ms: outcome.to_data[1].map(ms),
         plans: outcome.plans.iter().map(|plan| plan.word().to_owned()).collect(),
-        guessed: outcome.plans.iter().any(|plan| plan.guesses() || *plan == Plan::Steps),
+        guessed: outcome
+            .plans
+            .iter()
+            .any(|plan| plan.guesses() || *plan == Plan::Steps),
         probes: Some(costs.map(|cost| cost.probes)),
         packets: Some(costs.map(|cost| cost.probes + cost.questions)),
         sockets: Some(costs.map(|cost| cost.sockets)),

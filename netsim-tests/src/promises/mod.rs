@@ -45,7 +45,7 @@ pub struct Promise {
 }
 
 /// One pair and its conditions.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Setup {
     /// In front of caller and callee.
     pub kinds: [&'static NatKind; 2],
@@ -158,7 +158,11 @@ pub(crate) struct Turn {
 /// What makes labs impossible here, where namespaces are wanted.
 pub fn run(plan: &Plan, stop: &Stop, each: &mut dyn FnMut(&Kept)) -> Result<Report, DemoError> {
     let begun = Instant::now();
-    let chosen: Vec<Promise> = plan.promises.iter().filter_map(|row| possible(plan, row)).collect();
+    let chosen: Vec<Promise> = plan
+        .promises
+        .iter()
+        .filter_map(|row| possible(plan, row))
+        .collect();
     let mut rows = Vec::new();
     for promise in &chosen {
         let Some(samples) = samples(plan, promise, stop)? else {

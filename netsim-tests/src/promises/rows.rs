@@ -62,7 +62,8 @@ fn easy_rows() -> Vec<Promise> {
     };
     let easy: Vec<&NatKind> = easy_kinds().collect();
     let six = names(&["ipv6-firewall", "dual-stack", "nat64"]);
-    let with_six = pairs(&six, &six).filter(|setup| setup.kinds.iter().any(|kind| kind.name == "ipv6-firewall"));
+    let with_six =
+        pairs(&six, &six).filter(|setup| setup.kinds.iter().any(|kind| kind.name == "ipv6-firewall"));
     vec![
         Promise {
             name: "easy",
@@ -74,7 +75,11 @@ fn easy_rows() -> Vec<Promise> {
         Promise {
             name: "one-nat",
             pairs: "two nodes behind one NAT, with hairpin and without",
-            setups: easy.iter().chain(&names(&["symmetric", "port-block"])).map(|kind| together(kind)).collect(),
+            setups: easy
+                .iter()
+                .chain(&names(&["symmetric", "port-block"]))
+                .map(|kind| together(kind))
+                .collect(),
             bar,
             rival: None,
         },
@@ -102,13 +107,24 @@ fn easy_rows() -> Vec<Promise> {
 
 /// Pairs with a port that nobody knows beforehand.
 fn hard_rows(weather: Weather, suffix: &str) -> Vec<Promise> {
-    let rows = [counter_row(), reverse_row(), random_row(), block_row("block-512", "port-block", 512), block_row("block-1024", "port-block-1024", 1024), steps_row()];
+    let rows = [
+        counter_row(),
+        reverse_row(),
+        random_row(),
+        block_row("block-512", "port-block", 512),
+        block_row("block-1024", "port-block-1024", 1024),
+        steps_row(),
+    ];
     let named = |row: Promise| Promise {
         name: match suffix {
             "" => row.name,
             suffix => with_suffix(row.name, suffix),
         },
-        setups: row.setups.into_iter().map(|setup| Setup { weather, ..setup }).collect(),
+        setups: row
+            .setups
+            .into_iter()
+            .map(|setup| Setup { weather, ..setup })
+            .collect(),
         ..row
     };
     rows.into_iter().map(named).collect()
@@ -174,7 +190,10 @@ fn block_row(name: &'static str, hard: &'static str, size: u16) -> Promise {
             512 => "port-restricted x random ports in a block of 512",
             _ => "port-restricted x random ports in a block of 1,024",
         },
-        setups: both_ways(&by_port(), &names(&[hard])).into_iter().map(with_block).collect(),
+        setups: both_ways(&by_port(), &names(&[hard]))
+            .into_iter()
+            .map(with_block)
+            .collect(),
         bar: Bar {
             direct: 99.0,
             p95_ms: Some(2000),
@@ -212,7 +231,10 @@ fn other_rows() -> Vec<Promise> {
     let some = names(&["open", "port-restricted", "symmetric", "dual-stack"]);
     let homes = names(&["port-restricted", "port-restricted-random"]);
     let mut cannot = both_ways(&blocked, &some);
-    cannot.extend(both_ways(&names(&["ipv6-firewall"]), &names(&["port-restricted", "symmetric"])));
+    cannot.extend(both_ways(
+        &names(&["ipv6-firewall"]),
+        &names(&["port-restricted", "symmetric"]),
+    ));
     cannot.extend(pairs(&homes, &homes).map(|setup| Setup {
         place: Place::OneCarrier(Hairpin::Off),
         ..setup
@@ -255,18 +277,37 @@ fn weather_rows() -> Vec<Promise> {
     for (weather, suffix, shares) in [
         // Probes: nine of each side, of which one pair is enough. Bracket: 99.7 % and 92.8 % for each try, and a second one.
         // Birthday and block: 1 - exp(-K(1-q)M(1-q)^2/N) with their K and M. Steps: every flow twice, three tries.
-        (Weather::STEADY_LOSS_2, "-loss-2", [100.0, 99.0, 99.0, 99.9, 99.9, 99.9, 97.0]),
-        (Weather::STEADY_LOSS_10, "-loss-10", [99.9, 98.0, 98.0, 99.0, 97.0, 97.0, 90.0]),
-        (Weather::STEADY_JITTER, "-jitter", [100.0, 99.0, 99.0, 98.0, 99.0, 99.0, 97.0]),
+        (
+            Weather::STEADY_LOSS_2,
+            "-loss-2",
+            [100.0, 99.0, 99.0, 99.9, 99.9, 99.9, 97.0],
+        ),
+        (
+            Weather::STEADY_LOSS_10,
+            "-loss-10",
+            [99.9, 98.0, 98.0, 99.0, 97.0, 97.0, 90.0],
+        ),
+        (
+            Weather::STEADY_JITTER,
+            "-jitter",
+            [100.0, 99.0, 99.0, 98.0, 99.0, 99.0, 97.0],
+        ),
     ] {
         let easy = easy_rows().into_iter().take(1).map(|row| Promise {
             name: with_suffix(row.name, suffix),
-            setups: row.setups.into_iter().map(|setup| Setup { weather, ..setup }).collect(),
+            setups: row
+                .setups
+                .into_iter()
+                .map(|setup| Setup { weather, ..setup })
+                .collect(),
             ..row
         });
         let all = easy.chain(hard_rows(weather, suffix)).zip(shares);
         rows.extend(all.map(|(row, direct)| Promise {
-            bar: Bar { direct, ..Bar::default() },
+            bar: Bar {
+                direct,
+                ..Bar::default()
+            },
             rival: None,
             ..row
         }));
@@ -277,11 +318,31 @@ fn weather_rows() -> Vec<Promise> {
 /// Names of rows in other weather.
 fn with_suffix(name: &str, suffix: &str) -> &'static str {
     const NAMES: [&str; 21] = [
-        "easy-loss-2", "counter-loss-2", "reverse-loss-2", "random-loss-2", "block-512-loss-2", "block-1024-loss-2", "steps-loss-2",
-        "easy-loss-10", "counter-loss-10", "reverse-loss-10", "random-loss-10", "block-512-loss-10", "block-1024-loss-10", "steps-loss-10",
-        "easy-jitter", "counter-jitter", "reverse-jitter", "random-jitter", "block-512-jitter", "block-1024-jitter", "steps-jitter",
+        "easy-loss-2",
+        "counter-loss-2",
+        "reverse-loss-2",
+        "random-loss-2",
+        "block-512-loss-2",
+        "block-1024-loss-2",
+        "steps-loss-2",
+        "easy-loss-10",
+        "counter-loss-10",
+        "reverse-loss-10",
+        "random-loss-10",
+        "block-512-loss-10",
+        "block-1024-loss-10",
+        "steps-loss-10",
+        "easy-jitter",
+        "counter-jitter",
+        "reverse-jitter",
+        "random-jitter",
+        "block-512-jitter",
+        "block-1024-jitter",
+        "steps-jitter",
     ];
-    let whole = NAMES.iter().find(|whole| whole.strip_prefix(name) == Some(suffix));
+    let whole = NAMES
+        .iter()
+        .find(|whole| whole.strip_prefix(name) == Some(suffix));
     whole.copied().unwrap_or("unnamed")
 }
 
@@ -289,7 +350,10 @@ fn with_suffix(name: &str, suffix: &str) -> &'static str {
 fn skewed() -> Vec<Setup> {
     let accept = names(&["linux-input-accept"]);
     let mut all: Vec<Setup> = pairs(&accept, &accept).collect();
-    all.extend(both_ways(&accept, &names(&["port-restricted", "linux-input-reject"])));
+    all.extend(both_ways(
+        &accept,
+        &names(&["port-restricted", "linux-input-reject"]),
+    ));
     let late = |setup: Setup| {
         [0, 1].map(|side| Setup {
             late: Some((side, SKEW_MAX)),
@@ -301,15 +365,22 @@ fn skewed() -> Vec<Setup> {
 
 /// Easy kinds that let nobody in from a port that was not sent to, and whose tables hold what guessing takes.
 fn by_port() -> Vec<&'static NatKind> {
-    easy_kinds().filter(|kind| !easy_to_unforeseen(kind) && kind.name != "small-table").collect()
+    easy_kinds()
+        .filter(|kind| !easy_to_unforeseen(kind) && kind.name != "small-table")
+        .collect()
 }
 
 fn names(names: &[&str]) -> Vec<&'static NatKind> {
     names.iter().filter_map(|name| kind(name)).collect()
 }
 
-fn pairs<'a>(callers: &'a [&'static NatKind], callees: &'a [&'static NatKind]) -> impl Iterator<Item = Setup> + 'a {
-    callers.iter().flat_map(move |a| callees.iter().map(move |b| Setup::new(a, b)))
+fn pairs<'a>(
+    callers: &'a [&'static NatKind],
+    callees: &'a [&'static NatKind],
+) -> impl Iterator<Item = Setup> + 'a {
+    callers
+        .iter()
+        .flat_map(move |a| callees.iter().map(move |b| Setup::new(a, b)))
 }
 
 fn both_ways(one: &[&'static NatKind], other: &[&'static NatKind]) -> Vec<Setup> {
@@ -346,7 +417,11 @@ mod tests {
             assert!(kind(name).is_some(), "{name}");
         }
         let rows = promises();
-        let row = |name: &str| rows.iter().find(|row| row.name == name).map(|row| row.setups.len());
+        let row = |name: &str| {
+            rows.iter()
+                .find(|row| row.name == name)
+                .map(|row| row.setups.len())
+        };
         assert_eq!(row("steps"), Some(QUIET_COUNTERS * QUIET_COUNTERS));
         assert_eq!(row("skew"), Some(10));
         assert!(row("easy") >= Some(100) && row("counter") >= Some(100));

@@ -98,9 +98,22 @@ impl Kept {
             times: sorted(samples.iter().filter_map(|sample| sample.to_direct_ms)),
             data: sorted(samples.iter().filter_map(|sample| sample.data_ms)),
             probes: sorted(samples.iter().filter_map(|sample| sample.probes).map(larger)),
-            packets: sorted(samples.iter().filter_map(|sample| sample.packets).map(|[a, b]| a + b)),
-            packets_side: samples.iter().filter_map(|sample| sample.packets).map(larger).max(),
-            sockets: samples.iter().filter_map(|sample| sample.sockets).map(larger).max(),
+            packets: sorted(
+                samples
+                    .iter()
+                    .filter_map(|sample| sample.packets)
+                    .map(|[a, b]| a + b),
+            ),
+            packets_side: samples
+                .iter()
+                .filter_map(|sample| sample.packets)
+                .map(larger)
+                .max(),
+            sockets: samples
+                .iter()
+                .filter_map(|sample| sample.sockets)
+                .map(larger)
+                .max(),
             entries: samples.iter().filter_map(|sample| sample.entries).flatten().max(),
             plans,
             bar: promise.bar,
@@ -135,9 +148,7 @@ impl Kept {
     /// The row as an object of JSON.
     #[must_use]
     pub fn json(&self) -> Value {
-        let quantiles = |times: &[u64]| {
-            json!({ "p50": Cell::quantile(times, 0.5), "p95": Cell::quantile(times, 0.95), "max": times.last() })
-        };
+        let quantiles = |times: &[u64]| json!({ "p50": Cell::quantile(times, 0.5), "p95": Cell::quantile(times, 0.95), "max": times.last() });
         json!({
             "row": self.name, "pairs": self.pairs, "setups": self.setups, "runs": self.runs,
             "direct": self.direct, "share": self.share(), "plans": self.plans,
@@ -163,14 +174,32 @@ impl Kept {
         };
         above("p50", bar.p50_ms, Cell::quantile(&self.times, 0.5));
         above("p95", bar.p95_ms, Cell::quantile(&self.times, 0.95));
-        above("probes", bar.probes.map(Into::into), self.probes.last().map(|most| u64::from(*most)));
-        above("packets of a side", bar.packets_side.map(Into::into), self.packets_side.map(Into::into));
-        above("packets", bar.packets.map(Into::into), Cell::quantile(&self.packets, 0.99).map(Into::into));
+        above(
+            "probes",
+            bar.probes.map(Into::into),
+            self.probes.last().map(|most| u64::from(*most)),
+        );
+        above(
+            "packets of a side",
+            bar.packets_side.map(Into::into),
+            self.packets_side.map(Into::into),
+        );
+        above(
+            "packets",
+            bar.packets.map(Into::into),
+            Cell::quantile(&self.packets, 0.99).map(Into::into),
+        );
         above("entries", bar.entries, self.entries);
         above("data", bar.data_ms, self.data.last().copied());
         for (setup, sample) in setups.iter().cycle().zip(samples) {
-            if let (Some(part), Some((side, block)), Some(entries)) = (bar.block_part, setup.block, sample.entries) {
-                above("ports of a block", Some(u64::from(block / part)), Some(entries[side]));
+            if let (Some(part), Some((side, block)), Some(entries)) =
+                (bar.block_part, setup.block, sample.entries)
+            {
+                above(
+                    "ports of a block",
+                    Some(u64::from(block / part)),
+                    Some(entries[side]),
+                );
             }
         }
         missed.dedup();
@@ -181,7 +210,11 @@ impl Kept {
             let guessed = samples.iter().filter(|sample| sample.guessed).count();
             let unsaid = samples.iter().filter(|sample| sample.reason.is_none()).count();
             let silent = samples.len() - self.data.len();
-            for (what, found) in [("guessed", guessed), ("without a reason", unsaid), ("without data", silent)] {
+            for (what, found) in [
+                ("guessed", guessed),
+                ("without a reason", unsaid),
+                ("without data", silent),
+            ] {
                 if found > 0 {
                     missed.push(format!("{found} {what}"));
                 }
@@ -280,39 +313,150 @@ mod tests {
         let fast = [direct(300), direct(400)];
         assert_eq!(missed(none, &fast), "");
         for (bar, words) in [
-            (Bar { p50_ms: Some(299), ..none }, "p50 300 > 299"),
-            (Bar { p95_ms: Some(399), ..none }, "p95 400 > 399"),
-            (Bar { probes: Some(11), ..none }, "probes 12 > 11"),
-            (Bar { packets_side: Some(15), ..none }, "packets of a side 16 > 15"),
-            (Bar { packets: Some(29), ..none }, "packets 30 > 29"),
-            (Bar { entries: Some(69), ..none }, "entries 70 > 69"),
-            (Bar { block_part: Some(8), ..none }, "ports of a block 70 > 64"),
-            (Bar { data_ms: Some(199), ..none }, "data 200 > 199"),
+            (
+                Bar {
+                    p50_ms: Some(299),
+                    ..none
+                },
+                "p50 300 > 299",
+            ),
+            (
+                Bar {
+                    p95_ms: Some(399),
+                    ..none
+                },
+                "p95 400 > 399",
+            ),
+            (
+                Bar {
+                    probes: Some(11),
+                    ..none
+                },
+                "probes 12 > 11",
+            ),
+            (
+                Bar {
+                    packets_side: Some(15),
+                    ..none
+                },
+                "packets of a side 16 > 15",
+            ),
+            (
+                Bar {
+                    packets: Some(29),
+                    ..none
+                },
+                "packets 30 > 29",
+            ),
+            (
+                Bar {
+                    entries: Some(69),
+                    ..none
+                },
+                "entries 70 > 69",
+            ),
+            (
+                Bar {
+                    block_part: Some(8),
+                    ..none
+                },
+                "ports of a block 70 > 64",
+            ),
+            (
+                Bar {
+                    data_ms: Some(199),
+                    ..none
+                },
+                "data 200 > 199",
+            ),
         ] {
             assert_eq!(missed(bar, &fast), words);
             assert!(bar.words().len() > 3);
         }
         let some = Bar { direct: 60.0, ..none };
         assert_eq!(missed(some, &[direct(1), relayed()]), "direct 50.00 % < 60 %");
-        assert_eq!(missed(none, &[Sample { broken: true, ..direct(1) }]), "1 broken");
+        assert_eq!(
+            missed(
+                none,
+                &[Sample {
+                    broken: true,
+                    ..direct(1)
+                }]
+            ),
+            "1 broken"
+        );
     }
 
     #[test]
     fn where_only_the_relay_can_be_a_guess_a_path_and_silence_are_faults() {
-        let bar = Bar { relay_only: true, ..Bar::default() };
+        let bar = Bar {
+            relay_only: true,
+            ..Bar::default()
+        };
         assert_eq!(missed(bar, &[relayed(), relayed()]), "");
-        assert_eq!(missed(bar, &[relayed(), Sample { guessed: true, ..relayed() }]), "1 guessed");
-        assert_eq!(missed(bar, &[Sample { data_ms: None, ..relayed() }]), "1 without data");
-        assert_eq!(missed(bar, &[Sample { reason: None, ..relayed() }]), "1 without a reason");
-        assert_eq!(missed(bar, &[Sample { reason: Some(String::new()), ..direct(1) }]), "1 direct");
+        assert_eq!(
+            missed(
+                bar,
+                &[
+                    relayed(),
+                    Sample {
+                        guessed: true,
+                        ..relayed()
+                    }
+                ]
+            ),
+            "1 guessed"
+        );
+        assert_eq!(
+            missed(
+                bar,
+                &[Sample {
+                    data_ms: None,
+                    ..relayed()
+                }]
+            ),
+            "1 without data"
+        );
+        assert_eq!(
+            missed(
+                bar,
+                &[Sample {
+                    reason: None,
+                    ..relayed()
+                }]
+            ),
+            "1 without a reason"
+        );
+        assert_eq!(
+            missed(
+                bar,
+                &[Sample {
+                    reason: Some(String::new()),
+                    ..direct(1)
+                }]
+            ),
+            "1 direct"
+        );
     }
 
     #[test]
     fn what_was_missed_comes_with_what_tries_it_again() {
-        let odd = Sample { command: "again".to_owned(), ..relayed() };
-        let row = kept(Bar { direct: 100.0, ..Bar::default() }, &[direct(1), odd]);
+        let odd = Sample {
+            command: "again".to_owned(),
+            ..relayed()
+        };
+        let row = kept(
+            Bar {
+                direct: 100.0,
+                ..Bar::default()
+            },
+            &[direct(1), odd],
+        );
         assert_eq!(row.example, Some(("silence".to_owned(), "again".to_owned())));
-        assert_eq!((row.json()["met"].as_bool(), row.json()["command"].as_str()), (Some(false), Some("again")));
+        assert_eq!(
+            (row.json()["met"].as_bool(), row.json()["command"].as_str()),
+            (Some(false), Some("again"))
+        );
         let kept = kept(Bar::default(), &[direct(1)]);
         assert_eq!(kept.example, None);
         assert!(kept.json()["command"].as_str().unwrap().contains("--row row"));

@@ -22,7 +22,11 @@ pub fn text(report: &Report) -> String {
 fn line(out: &mut String, row: &Kept) {
     let number = |value: Option<u64>| value.map_or("-".to_owned(), |value| value.to_string());
     let time = |share| number(Cell::quantile(&row.times, share));
-    let plans: Vec<String> = row.plans.iter().map(|(plan, count)| format!("{plan} {count}")).collect();
+    let plans: Vec<String> = row
+        .plans
+        .iter()
+        .map(|(plan, count)| format!("{plan} {count}"))
+        .collect();
     // Writing to a string cannot fail.
     let _ = writeln!(
         out,
@@ -42,7 +46,12 @@ fn line(out: &mut String, row: &Kept) {
         if row.is_kept() { "yes" } else { "NO" },
     );
     let _ = writeln!(out, "    {}", row.pairs);
-    let _ = writeln!(out, "    promised: {}; plans: {}", row.bar.words(), plans.join(", "));
+    let _ = writeln!(
+        out,
+        "    promised: {}; plans: {}",
+        row.bar.words(),
+        plans.join(", ")
+    );
     if let Some(rival) = row.rival {
         let _ = writeln!(out, "    {rival}");
     }
