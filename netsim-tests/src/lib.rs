@@ -4,7 +4,8 @@
 //! [`fabric`] builds an internet of them between [namespaces](netns) of the Linux kernel, whose own packet filter can play
 //! the NATs instead ([`kernel`]); [`sim`] is a world in memory, with virtual time, in which the machines themselves run.
 //! [`oracle`] tells what must come of two NATs in any world, and [`verify`] measures whether each NAT of each world is
-//! what it is described as. A [`scenario`] is a file that both worlds can run. [`ceiling`] is how much data the lab carries on
+//! what it is described as. [`promises`] are what is
+//! promised of pairs of NATs, measured. A [`scenario`] is a file that both worlds can run. [`ceiling`] is how much data the lab carries on
 //! this machine; [`pcap`] writes what either world sees.
 
 #[cfg(target_os = "linux")]
@@ -26,6 +27,8 @@ pub mod netns;
 pub mod oracle;
 pub mod parallel;
 pub mod pcap;
+#[cfg(target_os = "linux")]
+pub mod promises;
 #[cfg(target_os = "linux")]
 pub mod role;
 pub mod scenario;

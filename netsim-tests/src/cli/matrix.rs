@@ -24,7 +24,7 @@ const RUNS_IN_MEMORY: u32 = 20;
 const RUNS_IN_NAMESPACES: u32 = 1;
 
 /// Labs at a time, unless said: each has four programs with work to do.
-const LABS: NonZeroUsize = NonZeroUsize::new(2).unwrap();
+pub(super) const LABS: NonZeroUsize = NonZeroUsize::new(2).unwrap();
 
 /// Most attempts in each cell: beyond it the time for all kinds is counted in days.
 const RUNS_MAX: u32 = 100_000;
@@ -37,7 +37,7 @@ const PROGRESS: Duration = Duration::from_millis(200);
 pub(crate) struct MatrixArgs {
     /// In memory with virtual time, or with the real programs in namespaces
     #[arg(long, value_enum, default_value_t, env = "KNOTHOLE_WORLD")]
-    world: Where,
+    pub(super) world: Where,
     /// Kinds of NAT for both sides: names (`knothole-netsim kinds` lists them), easy, all
     #[arg(long, value_delimiter = ',', default_value = "all", env = "KNOTHOLE_KINDS", value_name = "KIND,..", value_parser = some_kinds)]
     kinds: Vec<Kinds>,
@@ -47,32 +47,44 @@ pub(crate) struct MatrixArgs {
     /// Kinds in front of the callee, instead of --kinds
     #[arg(long, value_delimiter = ',', env = "KNOTHOLE_B", value_name = "KIND,..", value_parser = some_kinds)]
     b: Vec<Kinds>,
-    /// Attempts in each cell [default: 20 in memory, 1 in namespaces]
+    /// Attempts in each cell [default: 20 in memory, 1 in namespaces; of a promise 1000 and 30]
     #[arg(long, env = "KNOTHOLE_RUNS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(RUNS_MAX)))]
-    runs: Option<u32>,
+    pub(super) runs: Option<u32>,
     /// Where all randomness comes from; equal seeds give equal results in memory
     #[arg(long, env = "KNOTHOLE_SEED", default_value_t = 0)]
-    seed: u64,
+    pub(super) seed: u64,
     /// What the links are like in memory: steady, calm, ordinary, rough, storm
     #[arg(long, env = "KNOTHOLE_WEATHER", default_value = "steady", value_parser = super::soak::weather)]
     weather: Weather,
     /// What plays the NATs in namespaces
     #[arg(long, env = "KNOTHOLE_NAT", value_enum, default_value_t)]
-    nat: Player,
+    pub(super) nat: Player,
     /// Cells at a time [default: all cores in memory, 2 in namespaces]
     #[arg(long, env = "KNOTHOLE_JOBS", value_name = "N")]
-    jobs: Option<NonZeroUsize>,
+    pub(super) jobs: Option<NonZeroUsize>,
+    /// Instead of all pairs: what is promised of pairs, one row each, and whether it is kept
+    #[arg(long, env = "KNOTHOLE_PROMISES", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue, conflicts_with_all = ["kinds", "a", "b", "weather", "html"])]
+    promises: bool,
+    /// Only these rows of the promises
+    #[arg(
+        long,
+        value_delimiter = ',',
+        env = "KNOTHOLE_ROW",
+        value_name = "NAME,..",
+        requires = "promises"
+    )]
+    pub(super) row: Vec<String>,
     /// Write a page for a browser into this file as well
     #[arg(long, env = "KNOTHOLE_HTML", value_name = "FILE")]
     html: Option<PathBuf>,
     /// One JSON object for each cell, and one at the end
     #[arg(long, env = "KNOTHOLE_JSON", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// The world, as the command line says it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Where {
+pub(super) enum Where {
     #[default]
     Sim,
     Netns,
@@ -80,12 +92,21 @@ enum Where {
 
 /// Who plays the NATs, as the command line says it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Player {
+pub(super) enum Player {
     /// The lab's own NAT
     #[default]
     Model,
     /// Rules in the kernel; needs the program nft
     Kernel,
+}
+
+impl Player {
+    pub(super) fn engine(self) -> NatEngine {
+        match self {
+            Self::Model => NatEngine::Model,
+            Self::Kernel => NatEngine::Kernel,
+        }
+    }
 }
 
 /// What one word on the command line stands for.
@@ -96,6 +117,9 @@ struct Kinds(Vec<&'static NatKind>);
 pub(crate) fn run(args: &MatrixArgs) -> ExitCode {
     if let Some(missing) = missing(args) {
         return fail(args.json, 3, &missing);
+    }
+    if args.promises {
+        return super::promises::run(args);
     }
     let plan = match plan(args) {
         Ok(plan) => plan,
@@ -156,11 +180,14 @@ fn plan(args: &MatrixArgs) -> io::Result<Plan> {
         }
         Where::Netns => {
             let executable = std::env::current_exe()?;
-            let engine = match args.nat {
-                Player::Model => NatEngine::Model,
-                Player::Kernel => NatEngine::Kernel,
-            };
-            (RUNS_IN_NAMESPACES, LABS, World::Namespaces { executable, engine })
+            (
+                RUNS_IN_NAMESPACES,
+                LABS,
+                World::Namespaces {
+                    executable,
+                    engine: args.nat.engine(),
+                },
+            )
         }
     };
     Ok(Plan {

@@ -7,6 +7,7 @@ mod demo;
 mod kinds;
 mod lab;
 mod matrix;
+mod promises;
 mod role;
 mod run;
 mod signals;

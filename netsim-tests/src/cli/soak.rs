@@ -53,11 +53,17 @@ pub(crate) struct SoakArgs {
     /// A timeline of changes after the two have met, for calm weather: none, random; instead of one calm attempt in sixteen
     #[arg(long, value_parser = changes)]
     changes: Option<Changes>,
+    /// The side whose introductions come too late: a, b
+    #[arg(long, requires = "skew_ms", value_parser = side)]
+    late: Option<usize>,
+    /// So many milliseconds after the other side it starts
+    #[arg(long, requires = "late", value_name = "MS")]
+    skew_ms: Option<u64>,
     /// Threads; the results do not depend on it [default: all cores]
     #[arg(long)]
     jobs: Option<NonZeroUsize>,
     /// Several nodes on one server in a run of misfortunes, instead of attempts of two
-    #[arg(long, conflicts_with_all = ["a", "b", "weather", "stranger", "place", "changes"])]
+    #[arg(long, conflicts_with_all = ["a", "b", "weather", "stranger", "place", "changes", "late"])]
     fleet: bool,
     /// Print every event of every attempt
     #[arg(long)]
@@ -83,6 +89,7 @@ pub(crate) fn run(arguments: &SoakArgs) -> ExitCode {
         weather: arguments.weather,
         stranger: arguments.stranger.map(|stranger| stranger.0),
         place: arguments.place,
+        skew: arguments.late.zip(arguments.skew_ms.map(Duration::from_millis)),
         changes: arguments.changes.map(|changes| changes.0),
     };
     let seeds = arguments.seed..arguments.seed.saturating_add(arguments.seeds);
@@ -175,7 +182,9 @@ fn line(attempt: &Attempt, outcome: &Outcome) -> serde_json::Value {
         "schema": 1, "event": "attempt", "seed": attempt.seed, "a": attempt.a.name, "b": attempt.b.name,
         "weather": attempt.weather.name, "place": attempt.place.word(), "changes": attempt.changes, "oracle": attempt.expect().word(), "direct": outcome.direct,
         "to_direct_ms": outcome.to_direct.map(|time| time.as_secs_f64() * 1000.0),
-        "probes": outcome.probes, "nat_entries": outcome.nat_entries, "trace": hex(&outcome.trace),
+        "plans": outcome.plans.iter().map(|plan| plan.word()).collect::<Vec<_>>(),
+        "probes": outcome.costs.map(|cost| cost.probes), "sockets": outcome.costs.map(|cost| cost.sockets),
+        "nat_entries": outcome.nat_entries(), "trace": hex(&outcome.trace),
     })
 }
 
@@ -300,6 +309,12 @@ pub(super) fn weather(name: &str) -> Result<Weather, String> {
 
 fn place(word: &str) -> Result<Place, String> {
     Place::named(word).ok_or_else(|| format!("the places are {}", PLACES.map(Place::word).join(", ")))
+}
+
+fn side(word: &str) -> Result<usize, String> {
+    let names = ["a", "b"];
+    let place = names.iter().position(|name| *name == word);
+    place.ok_or_else(|| "one of a, b".to_owned())
 }
 
 fn changes(word: &str) -> Result<Changes, String> {

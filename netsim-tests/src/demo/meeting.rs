@@ -3,7 +3,7 @@
 //! Every step starts one of the project's programs and waits for its word. What the steps are for is the caller's
 //! matter: the demonstration sends a file afterwards, the matrix counts how the pings ran.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,13 @@ use crate::role::{Role, RoleError};
 pub(crate) const SERVERS: [IpAddr; 2] = [IpAddr::V4(SERVER), IpAddr::V6(SERVER6)];
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(5, 5, 5, 1);
+/// Where the server answers STUN besides, so that machines can tell a mapping for all destinations from one for each address.
+const SERVER_ALTERNATE: &str = "5.5.5.2:5669";
+
 const SERVER6: Ipv6Addr = Ipv6Addr::new(0x2a01, 5, 5, 5, 0, 0, 0, 1);
+
+/// Begin of the names of NATs that both machines are behind.
+const COMMON: &str = "common";
 
 /// How long any single small step may take: seconds on an idle machine, more where others use it too.
 pub(crate) const STEP: Duration = Duration::from_secs(60);
@@ -36,6 +42,8 @@ pub(crate) struct Cast {
     pub(crate) names: [&'static str; 2],
     /// The NATs in front of them.
     pub(crate) kinds: [&'static NatKind; 2],
+    /// Are both behind the NATs of the first kind?
+    pub(crate) together: bool,
     /// One-way delay of the access links of the two machines.
     pub(crate) delay: Duration,
     /// One-way delay of the server's access link.
@@ -69,12 +77,22 @@ pub(crate) struct Pong {
 }
 
 /// How the pings went.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Pings {
     /// Milliseconds from the start of the command to the first answer over a direct path.
     pub(crate) direct_after_ms: Option<u64>,
     /// The last answer's path; `None` if none came.
     pub(crate) last: Option<PathSeen>,
+    /// What the rounds were, by word.
+    pub(crate) plans: Vec<String>,
+    /// When the first round's plan was told, in milliseconds from the start of the command.
+    pub(crate) plan_ms: Option<u64>,
+    /// When the first direct path was told, likewise.
+    pub(crate) path_ms: Option<u64>,
+    /// Probes that the command says it sent in all.
+    pub(crate) probes: Option<u32>,
+    /// Sockets that it opened, likewise.
+    pub(crate) sockets: Option<u32>,
 }
 
 impl Meeting {
@@ -88,12 +106,32 @@ impl Meeting {
             .tempdir()
             .map_err(|source| DemoError::files("a temporary folder", source))?;
         let [a, b] = cast.names;
-        let lab = Lab::builder()
+        let servers = SERVERS.into_iter().chain(alternate());
+        let mut builder = Lab::builder()
             .seed(cast.seed)
             .engine(cast.engine)
-            .host("server", HostSpec::public(SERVERS))
-            .host(a, host(cast.kinds[0], 1))
-            .host(b, host(cast.kinds[1], 2))
+            .host("server", HostSpec::public(servers));
+        let mut inner: Option<String> = None;
+        if cast.together {
+            let nats = cast.kinds[0].chain(&SERVERS);
+            for (level, spec) in nats.into_iter().enumerate().rev() {
+                let name = format!("{COMMON}.nat{level}");
+                builder = match &inner {
+                    None => builder.nat(&name, spec),
+                    Some(outer) => builder.nat_behind(&name, outer, spec),
+                };
+                inner = Some(name);
+            }
+        }
+        let inner = inner.as_deref();
+        let kinds = if cast.together {
+            [cast.kinds[0]; 2]
+        } else {
+            cast.kinds
+        };
+        let lab = builder
+            .host(a, host(kinds[0], 1, inner))
+            .host(b, host(kinds[1], 2, inner))
             .link("server", LinkSpec::delay(cast.server_delay))
             .link(a, LinkSpec::delay(cast.delay))
             .link(b, LinkSpec::delay(cast.delay))
@@ -122,6 +160,8 @@ impl Meeting {
             &listen,
             "--listen",
             &listen6,
+            "--alt",
+            SERVER_ALTERNATE,
             "--public",
             &public,
             "--data",
@@ -194,10 +234,7 @@ impl Meeting {
         ];
         let role = self.node(0, "ping", &arguments)?;
         let deadline = Instant::now() + STEP;
-        let mut pings = Pings {
-            direct_after_ms: None,
-            last: None,
-        };
+        let mut pings = Pings::default();
         while let Some(event) = role.next(deadline, &self.stop)? {
             match event["event"].as_str() {
                 Some("pong") => {
@@ -209,7 +246,18 @@ impl Meeting {
                         at_ms: event["at_ms"].as_u64().unwrap_or_default(),
                     });
                 }
-                Some("summary") => pings.direct_after_ms = event["direct_after_ms"].as_u64(),
+                Some("plan") => {
+                    pings.plan_ms = pings.plan_ms.or(event["at_ms"].as_u64());
+                    pings.plans.extend(event["plan"].as_str().map(ToOwned::to_owned));
+                }
+                Some("path") if event["kind"] == "direct" => {
+                    pings.path_ms = pings.path_ms.or(event["at_ms"].as_u64());
+                }
+                Some("summary") => {
+                    let count = |name: &str| event[name].as_u64().and_then(|count| u32::try_from(count).ok());
+                    pings.direct_after_ms = event["direct_after_ms"].as_u64();
+                    (pings.probes, pings.sockets) = (count("probes"), count("sockets"));
+                }
                 _ => {}
             }
         }
@@ -253,6 +301,12 @@ impl Meeting {
             all.extend(["--name", name]);
         }
         self.start(name, "knothole", &format!("{label}-{name}"), Some(name), &all)
+    }
+
+    /// Is the NAT of this name in front of this machine?
+    pub(crate) fn is_before(&self, nat: &str, side: usize) -> bool {
+        let owner = nat.split_once('.').map_or(nat, |(owner, _)| owner);
+        owner == COMMON || owner == self.cast.names[side]
     }
 
     /// The lab.
@@ -301,20 +355,37 @@ impl Meeting {
     }
 }
 
-/// A host behind the NATs of a kind, with the addresses that it has there.
-fn host(kind: &NatKind, number: u8) -> HostSpec {
-    let nats = kind.chain(&SERVERS);
+/// Where else the server is.
+fn alternate() -> Option<IpAddr> {
+    let addr: SocketAddr = SERVER_ALTERNATE.parse().ok()?;
+    Some(addr.ip())
+}
+
+/// A host behind the NATs of a kind, with the addresses that it has there: NATs of its own, or those that lead to `inner`.
+fn host(kind: &NatKind, number: u8, inner: Option<&str>) -> HostSpec {
+    let network = if inner.is_some() { 1 } else { number };
     let v4 = kind
         .families
         .v4
-        .then(|| IpAddr::from([192, 168, number, 10 * number]));
-    let v6 = kind
-        .families
-        .v6
-        .then(|| IpAddr::from(Ipv6Addr::new(0x2a01, 5, u16::from(number), 0, 0, 0, 0, 0x10)));
+        .then(|| IpAddr::from([192, 168, network, 10 * number]));
+    let v6 = Ipv6Addr::new(
+        0x2a01,
+        5,
+        u16::from(network),
+        0,
+        0,
+        0,
+        0,
+        0x10 * u16::from(number),
+    );
+    let v6 = kind.families.v6.then(|| IpAddr::from(v6));
+    let at = |address: IpAddr| match inner {
+        Some(nat) => HostSpec::lan(nat, address),
+        None => HostSpec::behind(kind.chain(&SERVERS), address),
+    };
     match (v4, v6) {
-        (Some(v4), Some(v6)) => HostSpec::behind(nats, v4).and(v6),
-        (Some(one), None) | (None, Some(one)) => HostSpec::behind(nats, one),
+        (Some(v4), Some(v6)) => at(v4).and(v6),
+        (Some(one), None) | (None, Some(one)) => at(one),
         (None, None) => HostSpec::public::<IpAddr>([]),
     }
 }

@@ -30,6 +30,7 @@ pub fn run(plan: &Plan, stop: &Stop, observe: &mut dyn FnMut(Progress)) -> Resul
     let cast = Cast {
         names: NAMES,
         kinds: [plan.a, plan.b],
+        together: false,
         delay: plan.delay,
         server_delay: Duration::ZERO,
         seed: 0,

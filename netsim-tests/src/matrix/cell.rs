@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::demo::PathSeen;
 use crate::nat::NatKind;
-use crate::oracle::Expect;
+use crate::oracle::{Expect, misses_too_often};
 
 /// How an attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +114,7 @@ impl Cell {
         let as_foreseen = if cell.can_talk() {
             match oracle {
                 Expect::Must => cell.direct == cell.runs,
+                Expect::Likely => cell.failed == 0 && !misses_too_often(cell.runs, cell.relay),
                 Expect::May => cell.failed == 0,
                 Expect::Cannot => cell.relay == cell.runs,
             }
@@ -230,11 +231,13 @@ pub(super) mod tests {
     #[test]
     fn a_cell_agrees_if_every_attempt_ended_as_the_oracle_says() {
         use End::{Direct, Failed, Relay};
-        use Expect::{Cannot, May, Must};
+        use Expect::{Cannot, Likely, May, Must};
         let both = [true, true];
         for (expect, reaches, ends, agrees) in [
             (Must, both, [Direct, Direct], true),
             (Must, both, [Direct, Relay], false),
+            (Likely, both, [Direct, Relay], true),
+            (Likely, both, [Direct, Failed], false),
             (May, both, [Direct, Relay], true),
             (May, both, [Relay, Failed], false),
             (Cannot, both, [Relay, Relay], true),

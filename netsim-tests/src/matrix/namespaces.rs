@@ -45,6 +45,7 @@ pub(super) fn cell(
         let cast = Cast {
             names: ["a", "b"],
             kinds: [a, b],
+            together: false,
             delay: DELAY,
             server_delay: DELAY,
             seed: plan.seed.wrapping_add(run.into()),
@@ -77,7 +78,7 @@ fn attempt(cast: Cast, oracle: Expect, reaches: [bool; 2], stop: &Stop) -> Resul
     }
     meeting.pair()?;
     let _up = meeting.up()?;
-    let patience = if oracle == Expect::Must {
+    let patience = if oracle <= Expect::Likely {
         PATIENCE
     } else {
         SHORT_PATIENCE
@@ -98,8 +99,7 @@ fn attempt(cast: Cast, oracle: Expect, reaches: [bool; 2], stop: &Stop) -> Resul
     Ok(Sample {
         end,
         to_direct_ms: pings.direct_after_ms,
-        // The programs do not tell how many probes they send.
-        probes: None,
+        probes: pings.probes,
         nat_entries: entries(&meeting),
         path: pings.last,
         fault,

@@ -67,6 +67,7 @@ fn with_details(cell: &Cell) -> Value {
     let because = match (cell.can_talk(), cell.oracle) {
         (false, _) => "no way to the server over UDP, so the two cannot talk",
         (true, Expect::Must) => "a direct path must come about in every attempt",
+        (true, Expect::Likely) => "a direct path comes about nearly always: ports are counted or guessed",
         (true, Expect::May) => "a direct path may come about; otherwise the relay carries the traffic",
         (true, Expect::Cannot) => "no direct path is possible; the relay carries the traffic",
     };

@@ -132,6 +132,8 @@ pub struct NatStats {
     pub unsolicited: usize,
     /// Most sessions and remembered flows at one time since the start.
     pub peak_entries: usize,
+    /// Sessions and remembered flows that were ever made.
+    pub made: u64,
     /// Packets that ended here, by reason; reasons that never occurred are absent.
     pub drops: BTreeMap<DropReason, u64>,
 }

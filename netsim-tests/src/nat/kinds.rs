@@ -7,6 +7,7 @@ use super::spec::{
     FilterScope, Filtering, Hairpin, InputPolicy, Ipv6, Mapping, NatSpec, Pooling, PortAllocation, Refusal,
     TcpPolicy, UdpPolicy,
 };
+use super::variants::variants;
 
 /// One named NAT.
 #[derive(Clone, Copy, Debug)]
@@ -86,10 +87,10 @@ pub fn kinds() -> &'static [NatKind] {
     &KINDS
 }
 
-/// The kind called `name`.
+/// The kind or the variant called `name`.
 #[must_use]
 pub fn kind(name: &str) -> Option<&'static NatKind> {
-    KINDS.iter().find(|kind| kind.name == name)
+    KINDS.iter().chain(variants()).find(|kind| kind.name == name)
 }
 
 /// Where networks that let nothing else out have their HTTP proxy; the port is that of squid.
@@ -102,7 +103,11 @@ const BLOCK: u16 = 512;
 const SMALL_TABLE: usize = 256;
 
 /// What a kind is unless it says otherwise: IPv4 only, the same in a kernel.
-const fn named(name: &'static str, doc: &'static str, build: fn(&[IpAddr]) -> Vec<NatSpec>) -> NatKind {
+pub(super) const fn named(
+    name: &'static str,
+    doc: &'static str,
+    build: fn(&[IpAddr]) -> Vec<NatSpec>,
+) -> NatKind {
     NatKind {
         name,
         doc,
@@ -396,7 +401,7 @@ static KINDS: [NatKind; 31] = [
     ),
 ];
 
-fn one(spec: NatSpec) -> Vec<NatSpec> {
+pub(super) fn one(spec: NatSpec) -> Vec<NatSpec> {
     vec![spec]
 }
 
@@ -408,7 +413,7 @@ fn full_cone() -> NatSpec {
     }
 }
 
-fn symmetric() -> NatSpec {
+pub(super) fn symmetric() -> NatSpec {
     NatSpec {
         mapping: Mapping::AddressAndPortDependent,
         ports: PortAllocation::Random,

@@ -15,6 +15,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod translate;
+mod variants;
 
 pub use flow::{DropReason, Flow, NatStats, Proto, Verdict};
 pub use kinds::{Families, Kernel, NatKind, PROXY, Side, kind, kinds};
@@ -23,3 +24,4 @@ pub use spec::{
     FilterScope, Filtering, Hairpin, InputPolicy, Ipv6, Mapping, NAT64_PREFIX, NatSpec, Pooling,
     PortAllocation, Refusal, TcpPolicy, UdpPolicy,
 };
+pub use variants::variants;

@@ -109,17 +109,13 @@ impl NatBox {
     /// Entries and drops so far.
     #[must_use]
     pub fn stats(&self) -> NatStats {
-        let (sessions, mappings, unsolicited, peak_entries) = self.tables.counts();
         let counted = DropReason::ALL
             .into_iter()
             .map(|reason| (reason, self.drops[reason.index()]));
         let drops = counted.filter(|(_, count)| *count > 0).collect();
         NatStats {
-            sessions,
-            mappings,
-            unsolicited,
-            peak_entries,
             drops,
+            ..self.tables.stats()
         }
     }
 

@@ -399,7 +399,7 @@ impl Running<'_> {
                 saw = format!("{saw}; the oracle says {}", oracle.word());
                 match oracle {
                     Expect::Must => path.kind == PathKind::Direct,
-                    Expect::May => path.kind != PathKind::None,
+                    Expect::Likely | Expect::May => path.kind != PathKind::None,
                     Expect::Cannot => path.kind != PathKind::Direct,
                 }
             }

@@ -84,6 +84,8 @@ pub struct TrafficStats {
     pub unknown_source: u64,
     /// Longest time between two arrivals.
     pub longest_gap: Duration,
+    /// When the first of them came, since the start of the world.
+    pub first: Option<Duration>,
 }
 
 /// The traffic of one link at one end.
@@ -149,6 +151,7 @@ impl Traffic {
             Via::Direct => self.stats.direct += 1,
         }
         self.unreported.1 |= via == Via::Direct;
+        self.stats.first.get_or_insert(now);
         let gap = self
             .arrived
             .map_or(Duration::ZERO, |before| now.saturating_sub(before));

@@ -6,14 +6,16 @@ use std::time::{Duration, Instant};
 
 use knothole_proto::connector::Event;
 use knothole_proto::path::{Path, Why};
+use knothole_proto::punch::Plan;
 use knothole_proto::seed::Seed;
 use knothole_proto::wire::PathPolicy;
 
-use super::build::{NodeSpec, SERVER_IP, SERVER_IP6, SiteId};
+use super::build::{NodeSpec, SERVER_ALTERNATE_IP, SERVER_ALTERNATE_IP6, SERVER_IP, SERVER_IP6, SiteId};
 use super::changes::live_through;
 use super::check::Violation;
 use super::clock::epoch;
-use super::outcome::{Outcome, outcome};
+use super::late::Skew;
+use super::outcome::{Before, Outcome, outcome};
 use super::place::{Pair, Place, Situation, sides};
 use super::recovery::late;
 use super::server::ServerSpec;
@@ -31,11 +33,20 @@ const REGISTER_WITHIN: Duration = Duration::from_secs(300);
 /// How long a side is watched that cannot reach the server: several of its repetitions.
 const OUT_FOR: Duration = Duration::from_secs(20);
 
-/// The server's addresses, one of each family.
-const SERVERS: [IpAddr; 2] = [SERVER_IP, SERVER_IP6];
+/// The server's addresses, two of each family.
+const SERVERS: [IpAddr; 4] = [SERVER_IP, SERVER_IP6, SERVER_ALTERNATE_IP, SERVER_ALTERNATE_IP6];
 
 /// What the nodes know by then: the clock (three exchanges 100 ms apart) and the NAT.
 const SETTLE: Duration = Duration::from_millis(700);
+
+/// Finding out what the network does takes 1.5 to 3 s from the registration on; whoever has not found out by now goes without.
+const FINGERPRINT_WITHIN: Duration = Duration::from_secs(5);
+
+/// Then the server is told, which takes at most a tenth of a second where nothing gets lost.
+const TELL: Duration = Duration::from_millis(200);
+
+/// After a path is found its proof is repeated for so long.
+const FOLLOW_UP: Duration = Duration::from_secs(1);
 
 /// Time after which the caller asks again: the connector gives a question up after 5 s.
 const ASK_AGAIN: Duration = Duration::from_millis(5_500);
@@ -53,8 +64,15 @@ const DIRECT_INSIDE_WITHIN: Duration = Duration::from_secs(120);
 /// Both sides are on one pair of addresses within this of being direct.
 const AGREE_WITHIN: Duration = Duration::from_secs(3);
 
-/// Most probes of one side in an attempt: a host's handful of candidates with nine probes each, and the answers.
+/// Most probes of one side in a round that guesses no ports: a host's handful of candidates with nine probes each, and the
+/// answers. Where nothing gets lost between two that must meet it is over after a few of them.
 const PROBES_MAX: u32 = 200;
+
+/// The same for two counters: 128 flows twice, and what else is tried at the same time.
+const STEPS_MAX: u32 = 300 + PROBES_MAX;
+
+/// The same where ports are guessed.
+const GUESSES_MAX: u32 = 1_536;
 
 /// A scenario for one attempt. Equal values give equal runs.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +91,8 @@ pub struct Attempt {
     pub place: Place,
     /// Does a timeline of changes follow, after which all must be well again?
     pub changes: bool,
+    /// A side (0: the caller, 1: the callee) that starts every round so much later than the other.
+    pub skew: Option<(usize, Duration)>,
     /// Moment that all clocks count from; makes no difference.
     pub epoch: Instant,
 }
@@ -109,6 +129,7 @@ impl Attempt {
             stranger: None,
             place: Place::Apart,
             changes: false,
+            skew: None,
             epoch: epoch(),
         }
     }
@@ -158,15 +179,33 @@ impl Attempt {
         ended.map_err(|violation| self.failure(violation))
     }
 
+    /// Runs the first part for so long whatever the two say meanwhile, or until they are direct, and a second more, so that all
+    /// that it costs is counted; and holds nothing against the oracle.
+    ///
+    /// # Errors
+    /// As [`Attempt::observe`].
+    pub fn watch(&self, world: &mut World, patience: Duration) -> Result<Outcome, Failure> {
+        let pair = self.build(world).map_err(|violation| self.failure(violation))?;
+        let ended = self.meet_within(world, &pair, |world, _| {
+            let [a, b] = pair.hosts;
+            world.run_until(patience, |world| world.is_direct(a, b))
+        });
+        ended.map_err(|violation| self.failure(violation))
+    }
+
     /// The command that repeats it.
     #[must_use]
     pub fn command(&self) -> String {
         let (a, b, weather, seed) = (self.a.name, self.b.name, self.weather.name, self.seed);
         let stranger = self.stranger.map_or("none", Mischief::word);
         let (place, changes) = (self.place.word(), if self.changes { "random" } else { "none" });
+        let skew = self.skew.map_or(String::new(), |(side, by)| {
+            let late = ["a", "b"][side.min(1)];
+            format!("--late {late} --skew-ms {} ", by.as_millis())
+        });
         format!(
             "knothole-netsim soak --seeds 1 --seed {seed} --a {a} --b {b} --weather {weather} --stranger {stranger} \
-             --place {place} --changes {changes} --journal"
+             --place {place} --changes {changes} {skew}--journal"
         )
     }
 
@@ -184,7 +223,7 @@ impl Attempt {
         if !ended.met {
             return Ok(ended);
         }
-        self.judge(world, pair.hosts)?;
+        self.judge(world, pair.hosts, &ended)?;
         if self.changes {
             live_through(world, &mut pair, self.seed)?;
         }
@@ -194,32 +233,69 @@ impl Attempt {
     /// From nothing until both sides know how it ends.
     fn meet(&self, world: &mut World, pair: &Pair) -> Result<Outcome, Violation> {
         let [a, b] = pair.hosts;
+        self.meet_within(world, pair, |world, asked| {
+            let introduced = world.now();
+            let done = |world: &World| world.is_direct(a, b) || is_decided(world, [a, b], asked);
+            world.run_until(DIRECT_WITHIN, done)?;
+            if !world.is_direct(a, b) && self.expect() <= Expect::Likely {
+                // A lost round is healed by the next.
+                let within = match self.place {
+                    Place::OneNetwork | Place::OneCarrier(_) => DIRECT_INSIDE_WITHIN,
+                    Place::Apart | Place::BehindCarrier => DIRECT_WITHIN,
+                };
+                let left = (introduced + within).saturating_sub(world.now());
+                world.run_until(left, |world| world.is_direct(a, b))?;
+            }
+            Ok(false)
+        })
+    }
+
+    /// From nothing until both have met, and then as long as `go_on` goes on, which is told when they were asked to meet.
+    /// If it says that they are direct, it is counted for a second more.
+    fn meet_within(
+        &self,
+        world: &mut World,
+        pair: &Pair,
+        go_on: impl FnOnce(&mut World, Duration) -> Result<bool, Violation>,
+    ) -> Result<Outcome, Violation> {
+        let [a, b] = pair.hosts;
         world.pair(a, b)?;
         let reaches = self.reaches();
         if reaches.contains(&false) {
             return self.stay_out(world, [a, b], reaches);
         }
+        self.settle(world, pair)?;
+        let before = Before::now(world, [a, b]);
+        let asked = world.now();
+        self.ask(world, [a, b])?;
+        let settle = go_on(world, asked)?;
+        let to_direct = world.is_direct(a, b).then(|| world.now() - asked);
+        if settle {
+            world.run_for(FOLLOW_UP)?;
+        }
+        Ok(outcome(world, [a, b], &before, to_direct, true))
+    }
+
+    /// Both register and find out what they can.
+    fn settle(&self, world: &mut World, pair: &Pair) -> Result<(), Violation> {
+        let [a, b] = pair.hosts;
         let ready = |world: &World| world.is_registered(a) && world.is_registered(b);
         if !world.run_until(REGISTER_WITHIN, ready)? {
             return Err(late(world, a, "registration takes too long"));
         }
         world.run_for(SETTLE)?;
-        let asked = world.now();
-        self.ask(world, [a, b])?;
-        let introduced = world.now();
-        let done = |world: &World| world.is_direct(a, b) || is_decided(world, [a, b], asked);
-        world.run_until(DIRECT_WITHIN, done)?;
-        if !world.is_direct(a, b) && self.expect() == Expect::Must {
-            // A lost round is healed by the next.
-            let within = match self.place {
-                Place::OneNetwork | Place::OneCarrier(_) => DIRECT_INSIDE_WITHIN,
-                Place::Apart | Place::BehindCarrier => DIRECT_WITHIN,
-            };
-            let left = (introduced + within).saturating_sub(world.now());
-            world.run_until(left, |world| world.is_direct(a, b))?;
+        let knows = |host: HostId, world: &World| {
+            let known = |(_, event): &(Duration, Event)| matches!(event, Event::Fingerprint(_));
+            world.events(host).iter().any(known)
+        };
+        world.run_until(FINGERPRINT_WITHIN, |world| knows(a, world) && knows(b, world))?;
+        world.run_for(TELL)?;
+        if let Some((side, by)) = self.skew {
+            let side = side.min(1);
+            let one_way = pair.one_way[side];
+            world.set_skew(pair.hosts[side], Some(Skew { by, one_way }));
         }
-        let to_direct = world.is_direct(a, b).then(|| world.now() - asked);
-        Ok(outcome(world, [a, b], to_direct, true))
+        Ok(())
     }
 
     /// A side whose network keeps the server from it is never admitted.
@@ -229,6 +305,7 @@ impl Attempt {
         hosts: [HostId; 2],
         reaches: [bool; 2],
     ) -> Result<Outcome, Violation> {
+        let before = Before::now(world, hosts);
         world.run_for(OUT_FOR)?;
         for (host, reaches) in hosts.into_iter().zip(reaches) {
             if !reaches && world.is_registered(host) {
@@ -239,7 +316,7 @@ impl Attempt {
                 ));
             }
         }
-        Ok(outcome(world, hosts, None, false))
+        Ok(outcome(world, hosts, &before, None, false))
     }
 
     /// The caller asks, again if no answer came, until both sides have a link.
@@ -258,15 +335,16 @@ impl Attempt {
         let mut rng = Seed::from_number(self.seed).child("weather", 0).rng();
         let (up, down) = self.weather.draw(&mut rng);
         world.add_server(ServerSpec::default(), up, down);
+        let server = up.delay;
         let situation = self.situation();
-        let mut carrier = None;
-        let mut sites = Vec::new();
+        let (mut carrier, mut sites, mut one_way) = (None, Vec::new(), Vec::new());
         for side in 0..2 {
             if side == 1 && self.place == Place::OneNetwork {
                 sites.push(sites[0]);
                 continue;
             }
             let (up, down) = self.weather.draw(&mut rng);
+            one_way.push(server + down.delay);
             let nats = &situation.own[side].nats;
             sites.push(match self.place {
                 Place::OneNetwork => world.add_site(&situation.common, up, down),
@@ -279,6 +357,7 @@ impl Attempt {
             });
         }
         let sites = [sites[0], sites[1]];
+        let one_way = [0, 1].map(|side| one_way[side.min(one_way.len() - 1)]);
         let mut hosts = [HostId(0); 2];
         for (side, host) in hosts.iter_mut().enumerate() {
             let spec = NodeSpec {
@@ -293,6 +372,7 @@ impl Attempt {
         Ok(Pair {
             hosts,
             sites,
+            one_way,
             situation,
         })
     }
@@ -302,7 +382,7 @@ impl Attempt {
     }
 
     /// Is it what the NATs allow, and as sparing and honest as it must be?
-    fn judge(&self, world: &mut World, [a, b]: [HostId; 2]) -> Result<(), Violation> {
+    fn judge(&self, world: &mut World, [a, b]: [HostId; 2], ended: &Outcome) -> Result<(), Violation> {
         let expected = self.expect();
         let direct = world.is_direct(a, b);
         if expected == Expect::Must && !direct {
@@ -330,18 +410,29 @@ impl Attempt {
                 &format!("no agreement between {one:?} and {two:?}"),
             ));
         }
-        for (host, peer) in [(a, b), (b, a)] {
+        let rounds = ended.plans.iter().map(|plan| probes_max(*plan));
+        let most = rounds.sum::<u32>().max(PROBES_MAX);
+        for ((host, peer), cost) in [(a, b), (b, a)].into_iter().zip(ended.costs) {
             let traffic = world.traffic(host, peer).unwrap_or_default();
             if traffic.unknown_source > 0 {
                 let what = format!("{} datagrams from an address not named", traffic.unknown_source);
                 return Err(late(world, host, &what));
             }
-            let probes = world.probes_sent(host);
-            if probes > PROBES_MAX && self.stranger.is_none() {
-                return Err(late(world, host, &format!("{probes} probes")));
+            if cost.probes > most && self.stranger.is_none() {
+                let what = format!("{} probes, where {:?} may take {most}", cost.probes, ended.plans);
+                return Err(late(world, host, &what));
             }
         }
         Ok(())
+    }
+}
+
+/// Most probes of a side in a round of this plan.
+fn probes_max(plan: Plan) -> u32 {
+    match plan {
+        plan if plan.guesses() => GUESSES_MAX,
+        Plan::Steps => STEPS_MAX,
+        _ => PROBES_MAX,
     }
 }
 

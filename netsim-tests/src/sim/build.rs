@@ -13,8 +13,9 @@ use knothole_proto::wire::{PathPolicy, SERVER_PORT};
 
 use super::check::Violation;
 use super::clock::HostClock;
-use super::node::{Addresses, Node};
+use super::node::Node;
 use super::server::{Server, ServerSpec};
+use super::sockets::Addresses;
 use super::topology::{HostId, INTERNET, Links, NetId};
 use super::world::{HostRole, World};
 use crate::link::{Link, LinkSpec};
@@ -26,11 +27,21 @@ pub const SERVER_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1));
 /// Its IPv6 address.
 pub const SERVER_IP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1));
 
+/// Its second address, for STUN.
+pub const SERVER_ALTERNATE_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 2));
+
+/// Its second IPv6 address.
+pub const SERVER_ALTERNATE_IP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 2));
+
 /// The server's second port for STUN.
 const ALTERNATE_PORT: u16 = SERVER_PORT + 1;
 
 /// Clocks of hosts started at most so long before the world did: two years of uptime.
 const UPTIME_MAX_S: u64 = 63_072_000;
+
+/// Sockets of a node beside its main ones: what a system with a limit of 1,024 open files leaves room for, and enough for
+/// every plan.
+const SOCKETS_MAX: u16 = 600;
 
 /// Clocks of hosts are off by up to so many parts per million: what cheap quartz does.
 const DRIFT_MAX: u64 = 100;
@@ -58,6 +69,12 @@ pub struct NodeSpec {
     pub port: u16,
     /// Time between two pings on each link that it called; `None`: it is silent.
     pub period: Option<Duration>,
+    /// Does it find out what its network does?
+    pub fingerprint: bool,
+    /// Does it take part in plans that guess ports?
+    pub guesses: bool,
+    /// Sockets that it may open beside its main ones.
+    pub sockets_max: u16,
 }
 
 impl Default for NodeSpec {
@@ -69,6 +86,9 @@ impl Default for NodeSpec {
             families: Families::V4,
             port: 40_000,
             period: Some(Duration::from_millis(100)),
+            fingerprint: true,
+            guesses: true,
+            sockets_max: SOCKETS_MAX,
         }
     }
 }
@@ -87,14 +107,15 @@ impl World {
     pub fn add_server(&mut self, spec: ServerSpec, up: LinkSpec, down: LinkSpec) -> HostId {
         let links = self.links("server", up, down);
         let net = self.topology.add_network(INTERNET, None, Some(links));
-        let main = SocketAddr::new(SERVER_IP, SERVER_PORT);
-        let alternate = SocketAddr::new(SERVER_IP, ALTERNATE_PORT);
         let clock = self.clock(HostId(self.hosts.len()));
         let seed = self.seed.child("server", 0);
-        let server = Server::new(spec, main, alternate, clock, seed, self.now);
+        let two = spec.two_addresses;
+        let server = Server::new(spec, [SERVER_PORT, ALTERNATE_PORT], clock, seed, self.now);
         let nobody = PeerId::from_bytes([0; 32]);
         let host = self.add_host(net, nobody, HostRole::Server(Box::new(server)));
-        for ip in [SERVER_IP, SERVER_IP6] {
+        let alternate = [SERVER_ALTERNATE_IP, SERVER_ALTERNATE_IP6];
+        let alternate = alternate.into_iter().filter(|_| two);
+        for ip in [SERVER_IP, SERVER_IP6].into_iter().chain(alternate) {
             self.topology.add_address(net, ip, host);
             self.servers.push(SocketAddr::new(ip, SERVER_PORT));
             self.servers.push(SocketAddr::new(ip, ALTERNATE_PORT));
@@ -198,9 +219,9 @@ impl World {
             accepting: spec.accepting,
             agent: "knothole-netsim".to_owned(),
             punch: PunchConfig::default(),
-            fingerprint: false,
-            guesses: false,
-            sockets_max: 0,
+            fingerprint: spec.fingerprint,
+            guesses: spec.guesses,
+            sockets_max: spec.sockets_max,
             allow_loopback: false,
         };
         let clock = self.clock(host);

@@ -16,7 +16,7 @@ use knothole_proto::path::{Path, SocketId};
 use knothole_proto::wire::probe::session_of;
 use knothole_proto::wire::{Introduction, Kind};
 
-use super::topology::HostId;
+use super::topology::{HostId, Origin};
 
 /// Probes that an address may get before it answers, if the server did not attest it.
 const UNATTESTED_PROBES_MAX: u32 = 2;
@@ -33,6 +33,20 @@ const UNATTESTED_MINUTE_MAX: u32 = 60;
 
 /// See [`UNATTESTED_MINUTE_MAX`].
 const ATTESTED_MINUTE_MAX: u32 = 600;
+
+/// Probes to an attested address in a round that may guess ports, in all: as many more as the round's kind allows. It is also
+/// what one IP address may get from a round, over all of its ports.
+const GUESS_MAX: u32 = 1_536;
+
+/// Minutes in an hour in which one IP address that does not answer may get more than [`ATTESTED_MINUTE_MAX`] probes.
+const GUESSES_MAX: usize = 4;
+
+/// See [`GUESSES_MAX`].
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Datagrams in a minute to an address at which the server saw the node itself: it asks its router to let it come back to
+/// itself, six times for each network that it finds itself in.
+const TO_ITSELF_MAX: u32 = 24;
 
 /// The window of [`UNATTESTED_MINUTE_MAX`].
 const MINUTE: Duration = Duration::from_secs(60);
@@ -101,7 +115,16 @@ impl fmt::Display for Violation {
 pub(super) struct Checks {
     nodes: BTreeMap<HostId, NodeChecks>,
     server_heard: BTreeSet<SocketAddr>,
-    probes_sent: BTreeMap<HostId, u32>,
+    sent: BTreeMap<HostId, Sent>,
+}
+
+/// What a node has sent so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Probes, answers to probes among them.
+    pub probes: u32,
+    /// STUN requests.
+    pub questions: u32,
 }
 
 #[derive(Debug, Default)]
@@ -112,6 +135,14 @@ struct NodeChecks {
     seen_as: BTreeMap<(SocketId, SocketAddr), (HostId, SocketAddr)>,
     /// Addresses that the server attested in the latest round of each session.
     attested: BTreeMap<SessionId, BTreeSet<IpAddr>>,
+    /// Sessions whose latest round may guess ports.
+    guessing: BTreeSet<SessionTag>,
+    /// IP addresses at which the server saw this node.
+    seen_at: BTreeSet<IpAddr>,
+    /// Datagrams to those in the minute that began then.
+    to_itself: (Duration, u32),
+    /// When an IP address began to get more probes than a round takes that guesses nothing.
+    guesses: BTreeMap<IpAddr, Vec<Duration>>,
     /// The latest introduction to each session, and how many came within [`ROUND_MAX`] of one another.
     rounds: BTreeMap<SessionTag, (Duration, u32)>,
     /// Probes of each session to each address in these rounds, while nothing genuine came from there.
@@ -139,21 +170,25 @@ impl Checks {
         if to != canonical(to) || matches!(Reach::of(to), Reach::Never | Reach::Loopback) {
             return broken(Rule::Destination, format!("datagram to {to}"));
         }
+        let sent = self.sent.entry(host).or_default();
+        match Kind::of(bytes) {
+            Kind::Probe => sent.probes += 1,
+            Kind::Stun => sent.questions += 1,
+            Kind::Relay | Kind::Quic | Kind::Unknown => {}
+        }
         if servers.contains(&to) {
             return Ok(());
         }
         let node = self.nodes.entry(host).or_default();
         let heard = node.heard.get(&(socket, to)).copied();
         match Kind::of(bytes) {
-            Kind::Probe => {
-                *self.probes_sent.entry(host).or_default() += 1;
-                match heard {
-                    Some(_) => Ok(()),
-                    None => node
-                        .probes(to, bytes, now)
-                        .map_err(|what| violation(Rule::ProbeBudget, now, host, what)),
-                }
-            }
+            Kind::Probe if heard.is_some() => Ok(()),
+            Kind::Probe => node
+                .probes(to, bytes, now)
+                .map_err(|what| violation(Rule::ProbeBudget, now, host, what)),
+            Kind::Stun if node.seen_at.contains(&to.ip()) => node
+                .sends_to_itself(now)
+                .map_err(|what| violation(Rule::ProbeBudget, now, host, what)),
             Kind::Quic => match heard {
                 Some((_, at)) if now <= at + CONSENT => Ok(()),
                 Some((_, at)) => broken(
@@ -180,6 +215,7 @@ impl Checks {
         node.heard.insert((socket, from), (origin, now));
         node.unanswered.retain(|(_, to), _| *to != from);
         node.minutes.remove(&from.ip());
+        node.guesses.remove(&from.ip());
         let sender = self.nodes.entry(origin).or_default();
         sender.seen_as.insert((origin_socket, addressed), (host, from));
     }
@@ -190,9 +226,19 @@ impl Checks {
         *node.came.entry(from).or_default() += 1;
     }
 
+    /// A socket of a node is closed; another one may get its number.
+    pub(super) fn closed(&mut self, host: HostId, socket: SocketId) {
+        let node = self.nodes.entry(host).or_default();
+        node.heard.retain(|(known, _), _| *known != socket);
+        node.seen_as.retain(|(known, _), _| *known != socket);
+    }
+
     /// The server hears something.
-    pub(super) fn server_hears(&mut self, from: SocketAddr) {
+    pub(super) fn server_hears(&mut self, origin: Origin, from: SocketAddr) {
         self.server_heard.insert(from);
+        if let Origin::Host(host) = origin {
+            self.nodes.entry(host).or_default().seen_at.insert(from.ip());
+        }
     }
 
     /// The server sends something.
@@ -218,6 +264,12 @@ impl Checks {
         node.attested.insert(introduction.session, ips);
         // Another round is another introduction, with a budget of its own.
         let tag = introduction.session.tag();
+        let agreed = introduction.networks.iter().all(|network| network.guesses);
+        if introduction.guess && agreed {
+            node.guessing.insert(tag);
+        } else {
+            node.guessing.remove(&tag);
+        }
         match node.rounds.get_mut(&tag) {
             Some((last, rounds)) if now < *last + ROUND_MAX => (*last, *rounds) = (now, *rounds + 1),
             _ => {
@@ -296,9 +348,9 @@ impl Checks {
         leads(one, two) && leads(two, one)
     }
 
-    /// Probes that a node has sent so far.
-    pub(super) fn probes_sent(&self, host: HostId) -> u32 {
-        self.probes_sent.get(&host).copied().unwrap_or(0)
+    /// What a node has sent so far.
+    pub(super) fn sent(&self, host: HostId) -> Sent {
+        self.sent.get(&host).copied().unwrap_or_default()
     }
 }
 
@@ -306,13 +358,13 @@ impl NodeChecks {
     /// Counts a probe to an address that has not answered.
     fn probes(&mut self, to: SocketAddr, bytes: &[u8], now: Duration) -> Result<(), String> {
         let attested = self.attested.values().any(|ips| ips.contains(&to.ip()));
-        let (schedule, minute) = if attested {
-            (ATTESTED_PROBES_MAX, ATTESTED_MINUTE_MAX)
-        } else {
-            (UNATTESTED_PROBES_MAX, UNATTESTED_MINUTE_MAX)
+        let tag = session_of(bytes).ok_or("not a probe")?;
+        let (schedule, minute) = match (attested, self.guessing.contains(&tag)) {
+            (true, true) => (ATTESTED_PROBES_MAX + GUESS_MAX, ATTESTED_MINUTE_MAX + GUESS_MAX),
+            (true, false) => (ATTESTED_PROBES_MAX, ATTESTED_MINUTE_MAX),
+            (false, _) => (UNATTESTED_PROBES_MAX, UNATTESTED_MINUTE_MAX),
         };
         let came = self.came.get(&to).copied().unwrap_or(0);
-        let tag = session_of(bytes).ok_or("not a probe")?;
         let schedule = schedule * self.rounds.get(&tag).map_or(1, |(_, rounds)| *rounds);
         let count = self.unanswered.entry((tag, to)).or_default();
         *count += 1;
@@ -333,6 +385,30 @@ impl NodeChecks {
                 minute + came,
                 to.ip()
             ));
+        }
+        if *count == ATTESTED_MINUTE_MAX + 1 {
+            let guesses = self.guesses.entry(to.ip()).or_default();
+            guesses.retain(|at| now < *at + HOUR);
+            guesses.push(now);
+            if guesses.len() > GUESSES_MAX {
+                return Err(format!(
+                    "{} rounds of guesses at {} in an hour",
+                    guesses.len(),
+                    to.ip()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn sends_to_itself(&mut self, now: Duration) -> Result<(), String> {
+        let (begun, count) = &mut self.to_itself;
+        if now >= *begun + MINUTE {
+            (*begun, *count) = (now, 0);
+        }
+        *count += 1;
+        if *count > TO_ITSELF_MAX {
+            return Err(format!("datagram {count} to itself in a minute"));
         }
         Ok(())
     }

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use knothole_proto::connector::Event;
+use knothole_proto::connector::{Effort, Event};
 use knothole_proto::id::PeerId;
 use knothole_proto::path::Path;
 use knothole_proto::rendezvous::{RelayStats, Stats};
 
 use super::app::TrafficStats;
 use super::build::SiteId;
+use super::check::Sent;
 use super::node::Node;
 use super::stranger::Stranger;
 use super::topology::HostId;
@@ -70,7 +71,22 @@ impl World {
 
     /// Probes that a node has sent.
     pub fn probes_sent(&self, host: HostId) -> u32 {
-        self.checks.probes_sent(host)
+        self.checks.sent(host).probes
+    }
+
+    /// What a node has sent to open and find paths.
+    pub fn sent(&self, host: HostId) -> Sent {
+        self.checks.sent(host)
+    }
+
+    /// Sockets that a node has opened beside its main ones, closed ones among them.
+    pub fn sockets_opened(&self, host: HostId) -> u32 {
+        self.node(host).map_or(0, |node| node.sockets().opened())
+    }
+
+    /// What a node's newest link with another has cost, as the node itself says.
+    pub fn effort(&self, host: HostId, peer: HostId) -> Option<Effort> {
+        self.node(host)?.effort(self.peer_id(peer))
     }
 
     /// Most entries that any NAT held at one time.
@@ -83,6 +99,13 @@ impl World {
         let nets = self.topology.nets_of(site.inner, site.outer).into_iter();
         let nats = nets.filter_map(|net| self.topology.nat(net));
         nats.map(|nat| nat.stats().peak_entries).max().unwrap_or(0)
+    }
+
+    /// Entries that the NATs in front of a host have made so far: those of the NAT that has made most.
+    pub fn nat_entries_made(&self, host: HostId) -> u64 {
+        let way = std::iter::successors(Some(self.hosts[host.0].net), |net| self.topology.parent(*net));
+        let nats = way.filter_map(|net| self.topology.nat(net));
+        nats.map(|nat| nat.stats().made).max().unwrap_or(0)
     }
 
     /// Packets of all links so far: (offered, lost by chance).

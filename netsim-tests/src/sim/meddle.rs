@@ -6,6 +6,7 @@ use knothole_proto::connector::Command;
 
 use super::build::SiteId;
 use super::check::Violation;
+use super::late::Skew;
 use super::node::Node;
 use super::stranger::{Mischief, Stranger};
 use super::topology::{HostId, INTERNET};
@@ -87,6 +88,13 @@ impl World {
         match link {
             Some((link, ..)) => self.feed(host, Command::Close { link }),
             None => Ok(()),
+        }
+    }
+
+    /// Introductions come to a node too late from now on, or no more.
+    pub fn set_skew(&mut self, host: HostId, skew: Option<Skew>) {
+        if let Some(node) = self.node_mut(host) {
+            node.set_skew(skew);
         }
     }
 

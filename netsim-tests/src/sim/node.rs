@@ -4,11 +4,13 @@
 //! It is fed datagrams, commands and wake-ups, and leaves what it wants sent and what happened, in its order, in
 //! [`Node::take_news`]. It opens no socket and decides nothing that the connector decides.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use knothole_proto::connector::{Command, Connector, ConnectorConfig, Event, Input, Link, LinkId, Output};
+use knothole_proto::connector::{
+    Command, Connector, ConnectorConfig, Effort, Event, Input, Link, LinkId, Output,
+};
 use knothole_proto::id::{ChannelId, PeerId};
 use knothole_proto::path::{Path, SocketId, Why};
 use knothole_proto::seed::Seed;
@@ -18,10 +20,12 @@ use super::app::{Datagram, Kind as AppKind, Traffic, TrafficStats, Via};
 use super::client::{Client, Told};
 use super::clock::HostClock;
 use super::control;
+use super::late::{Late, Skew};
+use super::sockets::{Addresses, Sockets};
 
-/// Outputs that a connector may have after one input. The largest honest answer is a burst of 20 probes and a few
-/// events; thousands mean that it never ends.
-const OUTPUTS_MAX: usize = 4_096;
+/// Outputs that a connector may have after one input, the answers to its own wishes for sockets among them. The largest
+/// honest answer opens or closes 600 sockets; thousands mean that it never ends.
+const OUTPUTS_MAX: usize = 8_192;
 
 /// A datagram to send.
 #[derive(Debug)]
@@ -41,29 +45,12 @@ pub(super) enum News {
     Event(Event),
     /// The server introduced this node.
     Introduced(Box<Introduction>),
+    /// A socket is gone; its number may come again.
+    Closed(SocketId),
     /// The connector did not stop to want things.
     Flood,
     /// A message of the connector could not be encoded.
     Unencodable(String),
-}
-
-/// Where a node's sockets are, at least one, and where its server is.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Addresses {
-    pub(super) v4: Option<SocketAddr>,
-    pub(super) v6: Option<SocketAddr>,
-    pub(super) server: SocketAddr,
-    pub(super) server_v6: SocketAddr,
-}
-
-impl Addresses {
-    /// The socket and the address of the server that control connection and relay use: IPv4 where the node has it.
-    fn control(&self) -> (SocketId, SocketAddr) {
-        match self.v4 {
-            Some(_) => (SocketId::V4, self.server),
-            None => (SocketId::V6, self.server_v6),
-        }
-    }
 }
 
 /// One node.
@@ -72,8 +59,11 @@ pub(super) struct Node {
     clock: HostClock,
     connector: Connector,
     own: PeerId,
-    addresses: Addresses,
+    sockets: Sockets,
+    /// Sockets that were asked for, with their endpoint if there is one: told after the outputs that wish for them.
+    opened: VecDeque<(SocketId, Option<SocketAddr>)>,
     client: Client,
+    late: Late,
     deadline: Option<Duration>,
     links: BTreeMap<LinkId, LinkState>,
     channels: BTreeMap<ChannelId, LinkId>,
@@ -102,12 +92,14 @@ impl Node {
         seed: &Seed,
         now: Duration,
     ) -> Self {
-        let own = config.own;
+        let (own, max) = (config.own, config.sockets_max);
         Self {
             connector: Connector::new(config, &seed.child("connector", 0), clock.read(now)),
             clock,
             own,
-            addresses,
+            sockets: Sockets::new(addresses, max, &seed.child("sockets", 0)),
+            opened: VecDeque::new(),
+            late: Late::default(),
             client: Client::new(own, &seed.child("client", 0), now),
             deadline: None,
             links: BTreeMap::new(),
@@ -147,6 +139,9 @@ impl Node {
         }
         let told = self.client.wake(now);
         self.hear(told, now);
+        while let Some(message) = self.late.take_due(now) {
+            self.be_told(message, now);
+        }
         self.ping(now);
         self.flush(now);
     }
@@ -154,7 +149,8 @@ impl Node {
     /// When the node wants to be woken.
     pub(super) fn wake_at(&self) -> Option<Duration> {
         let pings = self.links.values().filter_map(|link| link.traffic.next());
-        pings.chain(self.deadline).chain(self.client.wake_at()).min()
+        let due = self.client.wake_at().into_iter().chain(self.late.wake_at());
+        pings.chain(self.deadline).chain(due).min()
     }
 
     /// Somebody at this node wants something.
@@ -171,7 +167,12 @@ impl Node {
 
     /// The sockets are elsewhere now.
     pub(super) fn move_to(&mut self, addresses: Addresses) {
-        self.addresses = addresses;
+        self.sockets.addresses = addresses;
+    }
+
+    /// Introductions come so late from now on.
+    pub(super) fn set_skew(&mut self, skew: Option<Skew>) {
+        self.late.set(skew);
     }
 
     /// Starts or stops the pings on all links.
@@ -192,7 +193,17 @@ impl Node {
 
     /// Its sockets and its server.
     pub(super) fn addresses(&self) -> Addresses {
-        self.addresses
+        self.sockets.addresses
+    }
+
+    /// Its sockets.
+    pub(super) fn sockets(&self) -> &Sockets {
+        &self.sockets
+    }
+
+    /// What its newest link with a peer has cost, as the node itself says.
+    pub(super) fn effort(&self, peer: PeerId) -> Option<Effort> {
+        self.connector.effort(self.link_to(peer)?.0)
     }
 
     /// The newest link with a peer: number, path, time it took.
@@ -214,11 +225,12 @@ impl Node {
 
     /// Entries in all tables and queues of the node's driver.
     pub(super) fn queued(&self) -> usize {
-        self.client.queued() + self.links.len() + self.sources.len() + self.channels.len()
+        let tables = self.links.len() + self.sources.len() + self.channels.len();
+        self.client.queued() + self.late.len() + self.sockets.len() + tables
     }
 
     fn receive_control(&mut self, from: SocketAddr, bytes: &[u8], now: Duration) {
-        if from == self.addresses.control().1 {
+        if from == self.addresses().control().1 {
             let told = self.client.receive(bytes, now);
             self.hear(told, now);
         }
@@ -231,7 +243,7 @@ impl Node {
         let Some(link) = self.channels.get(&channel).copied() else {
             return;
         };
-        if from == self.addresses.control().1 && authentic {
+        if from == self.addresses().control().1 && authentic {
             self.receive_app(link, Via::Relay, inner, now);
         }
     }
@@ -273,6 +285,7 @@ impl Node {
     }
 
     fn send_app(&mut self, link: LinkId, kind: AppKind, sequence: u64) {
+        let control = self.addresses().control();
         let Some(state) = self.links.get_mut(&link) else {
             return;
         };
@@ -286,7 +299,7 @@ impl Node {
             (Path::Direct { socket, remote, .. }, _) => (Via::Direct, socket, remote, bytes),
             (Path::Relay(_), Some(channel)) => {
                 let frame = [relay::header(channel).as_slice(), &bytes].concat();
-                let (socket, server) = self.addresses.control();
+                let (socket, server) = control;
                 (Via::Relay, socket, server, frame)
             }
             _ => return state.traffic.note_sent(None),
@@ -315,26 +328,33 @@ impl Node {
         for told in told {
             match told {
                 Told::Up => {
-                    let Addresses {
-                        server, server_v6, ..
-                    } = self.addresses;
-                    let v4 = self.addresses.v4.map(|_| (SocketId::V4, server));
-                    let v6 = self.addresses.v6.map(|_| (SocketId::V6, server_v6));
+                    let at = self.addresses();
+                    let v4 = at.v4.map(|_| (SocketId::V4, at.server));
+                    let v6 = at.v6.map(|_| (SocketId::V6, at.server_v6));
                     let stun = v4.into_iter().chain(v6).collect();
                     self.feed(Input::ControlUp { stun }, now);
                 }
-                Told::Down => self.feed(Input::ControlDown, now),
+                Told::Down => {
+                    self.late.clear();
+                    self.feed(Input::ControlDown, now);
+                }
                 Told::Message(bytes) => match codec::decode::<FromServer>(&bytes) {
                     Ok(message) => {
-                        if let FromServer::Introduction(introduction) = &message {
-                            self.news.push(News::Introduced(Box::new(introduction.clone())));
+                        if let Some(message) = self.late.receive(message, now) {
+                            self.be_told(message, now);
                         }
-                        self.feed(Input::Control(message), now);
                     }
                     Err(error) => self.news.push(News::Unencodable(error.to_string())),
                 },
             }
         }
+    }
+
+    fn be_told(&mut self, message: FromServer, now: Duration) {
+        if let FromServer::Introduction(introduction) = &message {
+            self.news.push(News::Introduced(Box::new(introduction.clone())));
+        }
+        self.feed(Input::Control(message), now);
     }
 
     fn feed(&mut self, input: Input<'_>, now: Duration) {
@@ -344,7 +364,14 @@ impl Node {
             match self.connector.poll_output(reading) {
                 Output::Wait(next) => {
                     self.deadline = next.map(|(at, _)| self.clock.when(at).max(now));
-                    return;
+                    let Some((socket, local)) = self.opened.pop_front() else {
+                        return;
+                    };
+                    let told = local.map_or(Input::NotOpened { socket }, |local| Input::Opened {
+                        socket,
+                        local,
+                    });
+                    self.connector.handle_input(told, reading);
                 }
                 output => self.obey(output, now),
             }
@@ -365,7 +392,17 @@ impl Node {
                 self.apply(&event, now);
                 self.news.push(News::Event(event));
             }
-            Output::Open { .. } | Output::Close { .. } | Output::Wait(_) => {}
+            Output::Open { socket, v6 } => {
+                let local = self.sockets.open(socket, v6);
+                self.opened.push_back((socket, local));
+            }
+            Output::Close { socket } => {
+                self.sockets.close(socket);
+                self.opened.retain(|(opened, _)| *opened != socket);
+                self.sources.retain(|(known, _), _| *known != socket);
+                self.news.push(News::Closed(socket));
+            }
+            Output::Wait(_) => {}
         }
     }
 
@@ -437,7 +474,7 @@ impl Node {
     }
 
     fn flush(&mut self, now: Duration) {
-        let (socket, to) = self.addresses.control();
+        let (socket, to) = self.addresses().control();
         while let Some(bytes) = self.client.poll_transmit(now) {
             self.news.push(News::Send(Outgoing {
                 socket,

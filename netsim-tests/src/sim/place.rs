@@ -125,6 +125,8 @@ impl Situation {
 pub(super) struct Pair {
     pub(super) hosts: [HostId; 2],
     pub(super) sites: [super::build::SiteId; 2],
+    /// How long a packet of the server takes to each.
+    pub(super) one_way: [std::time::Duration; 2],
     pub(super) situation: Situation,
 }
 

@@ -16,7 +16,7 @@ use knothole_proto::seed::Seed;
 use knothole_proto::stun::{ServerSocket, StunConfig, StunPolicy, StunServer};
 use knothole_proto::wire::{self, ToServer, codec, relay};
 
-use super::build::{SERVER_IP, SERVER_IP6};
+use super::build::{SERVER_ALTERNATE_IP, SERVER_ALTERNATE_IP6, SERVER_IP, SERVER_IP6};
 use super::clock::HostClock;
 use super::control::{Frame, Kind, Stream};
 
@@ -39,6 +39,9 @@ pub struct ServerSpec {
     pub relay_rate: u64,
     /// How long its disk takes to write a record.
     pub write: Duration,
+    /// Has it a second address for STUN? With one alone a node cannot tell a mapping for all destinations from one for each
+    /// address.
+    pub two_addresses: bool,
 }
 
 impl Default for ServerSpec {
@@ -49,6 +52,7 @@ impl Default for ServerSpec {
             relay: true,
             relay_rate: 1_000_000_000,
             write: Duration::from_millis(2),
+            two_addresses: true,
         }
     }
 }
@@ -67,8 +71,8 @@ pub(super) struct Server {
     spec: ServerSpec,
     clock: HostClock,
     seed: Seed,
-    main: SocketAddr,
-    alternate: SocketAddr,
+    /// Its first port, and the second for STUN.
+    ports: [u16; 2],
     registry: Registry,
     relay: RelayTable,
     stun: [StunServer; 2],
@@ -93,22 +97,20 @@ struct Conn {
 }
 
 impl Server {
-    /// A server with an empty disk, listening on `main` and, for STUN, on `alternate`.
+    /// A server with an empty disk, listening on the first of these ports and, for STUN, on both.
     pub(super) fn new(
         spec: ServerSpec,
-        main: SocketAddr,
-        alternate: SocketAddr,
+        ports: [u16; 2],
         clock: HostClock,
         seed: Seed,
         now: Duration,
     ) -> Self {
-        let (registry, relay, stun) = machines(&spec, [main, alternate], &[], &seed, clock.read(now));
+        let (registry, relay, stun) = machines(&spec, ports, &[], &seed, clock.read(now));
         Self {
             spec,
             clock,
             seed,
-            main,
-            alternate,
+            ports,
             registry,
             relay,
             stun,
@@ -137,12 +139,11 @@ impl Server {
         if !self.running {
             return;
         }
+        let main = at.port() == self.ports[0] && [SERVER_IP, SERVER_IP6].contains(&at.ip());
         match wire::Kind::of(bytes) {
             wire::Kind::Stun => self.answer_stun(at, from, bytes, now),
-            wire::Kind::Relay if at.port() == self.main.port() => self.forward(from, bytes, now),
-            wire::Kind::Quic if authentic && at.port() == self.main.port() => {
-                self.receive_control(from, bytes, now)
-            }
+            wire::Kind::Relay if main => self.forward(from, bytes, now),
+            wire::Kind::Quic if authentic && main => self.receive_control(from, bytes, now),
             _ => {}
         }
         self.settle(now);
@@ -223,9 +224,8 @@ impl Server {
         self.kill();
         self.starts += 1;
         let seed = self.seed.child("start", self.starts);
-        let addresses = [self.main, self.alternate];
         let reading = self.clock.read(now);
-        (self.registry, self.relay, self.stun) = machines(&self.spec, addresses, &self.disk, &seed, reading);
+        (self.registry, self.relay, self.stun) = machines(&self.spec, self.ports, &self.disk, &seed, reading);
         self.running = true;
     }
 
@@ -270,25 +270,20 @@ impl Server {
     }
 
     fn answer_stun(&mut self, at: SocketAddr, from: SocketAddr, bytes: &[u8], now: Duration) {
-        let on = if at.port() == self.main.port() {
-            ServerSocket::Main
-        } else {
-            ServerSocket::AlternatePort
-        };
-        let stun = &mut self.stun[usize::from(at.is_ipv6())];
-        let Some(reply) = stun.handle(on, from, bytes, self.clock.read(now)) else {
+        let family = usize::from(at.is_ipv6());
+        let sockets = stun_sockets(self.ports, self.spec.two_addresses, at.is_ipv6());
+        let Some((on, _)) = sockets.iter().find(|(_, addr)| *addr == at) else {
             return;
         };
-        let port = match reply.via {
-            ServerSocket::Main => self.main.port(),
-            ServerSocket::AlternatePort => self.alternate.port(),
-            _ => return,
-        };
-        self.outgoing.push(Reply {
-            from: SocketAddr::new(at.ip(), port),
-            to: reply.to,
-            bytes: reply.bytes,
-        });
+        let reply = self.stun[family].handle(*on, from, bytes, self.clock.read(now));
+        let Some(reply) = reply else { return };
+        if let Some((_, addr)) = sockets.iter().find(|(socket, _)| *socket == reply.via) {
+            self.outgoing.push(Reply {
+                from: *addr,
+                to: reply.to,
+                bytes: reply.bytes,
+            });
+        }
     }
 
     fn forward(&mut self, from: SocketAddr, frame: &[u8], now: Duration) {
@@ -383,7 +378,7 @@ impl Server {
     /// Carries out what the registry wants, and sends what the connections want.
     fn settle(&mut self, now: Duration) {
         self.obey(now);
-        let port = self.main.port();
+        let port = self.ports[0];
         for conn in self.conns.values_mut() {
             while let Some(bytes) = conn.stream.poll_transmit(now) {
                 self.outgoing.push(reply_at(port, conn.from, bytes));
@@ -438,7 +433,7 @@ impl Server {
     }
 
     fn reply(&self, to: SocketAddr, bytes: Vec<u8>) -> Reply {
-        reply_at(self.main.port(), to, bytes)
+        reply_at(self.ports[0], to, bytes)
     }
 }
 
@@ -454,7 +449,7 @@ fn reply_at(port: u16, to: SocketAddr, bytes: Vec<u8>) -> Reply {
 
 fn machines(
     spec: &ServerSpec,
-    [main, alternate]: [SocketAddr; 2],
+    ports: [u16; 2],
     disk: &[Record],
     seed: &Seed,
     now: Instant,
@@ -463,21 +458,41 @@ fn machines(
         open: spec.open,
         tokens: spec.tokens.clone(),
         relay: spec.relay,
-        alternate_port: alternate.port(),
+        alternate_port: ports[1],
+        alternate: spec
+            .two_addresses
+            .then(|| SocketAddr::new(SERVER_ALTERNATE_IP, ports[1])),
         ..RegistryConfig::default()
     };
     let registry = Registry::new(config, disk.to_vec(), &seed.child("registry", 0), now);
     let relay = RelayTable::new(RelayConfig::new(spec.relay_rate), now);
-    // One for each address family; both have two ports at one address.
-    let stun = [SERVER_IP, SERVER_IP6].map(|ip| {
+    let stun = [false, true].map(|v6| {
         let config = StunConfig {
             policy: StunPolicy::Nodes,
-            sockets: vec![
-                (ServerSocket::Main, SocketAddr::new(ip, main.port())),
-                (ServerSocket::AlternatePort, SocketAddr::new(ip, alternate.port())),
-            ],
+            sockets: stun_sockets(ports, spec.two_addresses, v6),
         };
-        StunServer::new(config, &seed.child("stun", u64::from(ip.is_ipv6())), now)
+        StunServer::new(config, &seed.child("stun", u64::from(v6)), now)
     });
     (registry, relay, stun)
+}
+
+/// Where STUN is answered in one family.
+fn stun_sockets([main, other]: [u16; 2], two: bool, v6: bool) -> Vec<(ServerSocket, SocketAddr)> {
+    let (ip, alternate) = if v6 {
+        (SERVER_IP6, SERVER_ALTERNATE_IP6)
+    } else {
+        (SERVER_IP, SERVER_ALTERNATE_IP)
+    };
+    let first = [
+        (ServerSocket::Main, SocketAddr::new(ip, main)),
+        (ServerSocket::AlternatePort, SocketAddr::new(ip, other)),
+    ];
+    let second = [
+        (ServerSocket::AlternateAddress, SocketAddr::new(alternate, main)),
+        (ServerSocket::AlternateBoth, SocketAddr::new(alternate, other)),
+    ];
+    first
+        .into_iter()
+        .chain(second.into_iter().filter(|_| two))
+        .collect()
 }

@@ -29,6 +29,8 @@ pub struct Choice {
     pub stranger: Option<Option<Mischief>>,
     /// Where the two are. If not given, every second attempt has something other than two ends of the internet.
     pub place: Option<Place>,
+    /// A side that starts every round so much later than the other.
+    pub skew: Option<(usize, Duration)>,
     /// Whether a timeline of changes follows, which wants calm weather. If not given, one calm attempt in sixteen has one.
     pub changes: Option<bool>,
 }
@@ -64,6 +66,7 @@ impl Choice {
             self.weather.unwrap_or(WEATHERS[weather]),
             seed,
         );
+        attempt.skew = self.skew;
         attempt.stranger = self.stranger.unwrap_or(drawn);
         let drawn = PLACES.get(place).copied().unwrap_or(Place::Apart);
         attempt.place = self.place.unwrap_or(drawn);
@@ -86,8 +89,8 @@ pub struct Tally {
     pub virtual_time: Duration,
     /// Most probes of one side.
     pub probes_max: u32,
-    /// Most entries in any NAT.
-    pub nat_entries_max: usize,
+    /// Most entries that an attempt made in a NAT.
+    pub nat_entries_max: u64,
     /// Attempts by milliseconds to a direct path.
     times: Vec<u32>,
 }
@@ -113,8 +116,8 @@ impl Tally {
         self.direct += u64::from(outcome.direct);
         self.events += outcome.events;
         self.virtual_time += outcome.took;
-        self.probes_max = self.probes_max.max(outcome.probes[0]).max(outcome.probes[1]);
-        self.nat_entries_max = self.nat_entries_max.max(outcome.nat_entries);
+        self.probes_max = self.probes_max.max(outcome.probes());
+        self.nat_entries_max = self.nat_entries_max.max(outcome.nat_entries());
         if let Some(time) = outcome.to_direct {
             let ms = usize::try_from(time.as_millis()).unwrap_or(TIMES);
             self.times[ms.min(TIMES - 1)] += 1;

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
+use knothole_proto::path::SocketId;
+
 use crate::link::{DueTimes, Flip, Link, LinkStats};
 use crate::nat::{DropReason, Flow, NatBox, Refusal, Verdict};
 
@@ -19,7 +21,7 @@ const HEADERS: usize = 28;
 const INTERNET_HOPS: u8 = 8;
 
 /// Time to live of a packet whose sender asked for none: what Linux sets.
-const DEFAULT_TTL: u8 = 64;
+pub(super) const DEFAULT_TTL: u8 = 64;
 
 /// A host, numbered in the order of creation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,6 +41,8 @@ pub(super) struct Packet {
     pub(super) flow: Flow,
     /// Who made it.
     pub(super) origin: Origin,
+    /// The socket of its maker that it left from, where makers have several.
+    pub(super) socket: SocketId,
     /// Where its maker addressed it to.
     pub(super) addressed: SocketAddr,
     /// Routers that it may still pass.
@@ -69,6 +73,7 @@ impl Packet {
         Self {
             flow: Flow::udp(src, dst),
             origin,
+            socket: SocketId::V4,
             addressed: dst,
             ttl: ttl.unwrap_or(DEFAULT_TTL),
             bytes,

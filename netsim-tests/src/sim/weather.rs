@@ -50,6 +50,27 @@ impl Weather {
         ..Self::CALM
     };
 
+    /// As steady, with 2 % loss.
+    pub const STEADY_LOSS_2: Self = Self {
+        name: "steady-loss-2",
+        loss: Loss::Uniform(0.02),
+        ..Self::STEADY
+    };
+
+    /// As steady, with 10 % loss.
+    pub const STEADY_LOSS_10: Self = Self {
+        name: "steady-loss-10",
+        loss: Loss::Uniform(0.1),
+        ..Self::STEADY
+    };
+
+    /// As steady, with delays that vary by up to 30 % either way.
+    pub const STEADY_JITTER: Self = Self {
+        name: "steady-jitter",
+        jitter: Duration::from_millis(15),
+        ..Self::STEADY
+    };
+
     /// 10 to 100 ms one way, 5 ms jitter, 5 % loss.
     pub const ORDINARY: Self = Self {
         name: "ordinary",
@@ -80,7 +101,12 @@ impl Weather {
 
     /// Every weather that has a name.
     pub fn all() -> impl Iterator<Item = Self> {
-        WEATHERS.into_iter().chain([Self::STEADY])
+        WEATHERS.into_iter().chain([
+            Self::STEADY,
+            Self::STEADY_LOSS_2,
+            Self::STEADY_LOSS_10,
+            Self::STEADY_JITTER,
+        ])
     }
 
     /// The weather called `name`.

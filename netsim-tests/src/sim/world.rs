@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use knothole_proto::connector::{Command, Event};
 use knothole_proto::id::{PairSecret, PeerId};
-use knothole_proto::path::SocketId;
 use knothole_proto::seed::Seed;
 
 use super::build::Home;
@@ -20,8 +19,9 @@ use super::journal::{Journal, Line};
 use super::node::{News, Node, Outgoing};
 use super::queue::Queue;
 use super::server::{Reply, Server};
+use super::sockets::Leaves;
 use super::stranger::Stranger;
-use super::topology::{Hop, HostId, NetId, Origin, Packet, Step, Topology};
+use super::topology::{DEFAULT_TTL, Hop, HostId, NetId, Origin, Packet, Step, Topology};
 use crate::link::Arrival;
 
 /// Most events that may wait at once. Ten hosts with full congestion windows stay below a thousand.
@@ -323,6 +323,10 @@ impl World {
                 self.checks.introduced(host, &introduction, now);
                 Ok(())
             }
+            News::Closed(socket) => {
+                self.checks.closed(host, socket);
+                Ok(())
+            }
             News::Flood => Err(violation(
                 Rule::Bounded,
                 now,
@@ -340,26 +344,21 @@ impl World {
             ttl,
             bytes,
         } = outgoing;
-        self.checks
-            .node_sends(host, socket, to, &bytes, &self.servers, self.now)?;
         let HostRole::Node(node) = &self.hosts[host.0].role else {
             return Ok(());
         };
-        let addresses = node.addresses();
-        let src = match socket {
-            SocketId::V4 => addresses.v4,
-            SocketId::V6 => addresses.v6,
-            _ => None,
-        };
-        match src {
-            Some(src) if src.is_ipv4() == to.is_ipv4() => {
-                self.send(host, Packet::new(Origin::Host(host), src, to, ttl, bytes))
-            }
-            _ => {
+        let src = match node.sockets().leaves(socket) {
+            Leaves::From(src) if src.is_ipv4() == to.is_ipv4() => src,
+            Leaves::Nowhere => return Ok(()),
+            Leaves::From(_) | Leaves::NoSocket => {
                 let what = format!("{to} from socket {}", socket.0);
-                Err(violation(Rule::Destination, self.now, host, what))
+                return Err(violation(Rule::Destination, self.now, host, what));
             }
-        }
+        };
+        self.checks
+            .node_sends(host, socket, to, &bytes, &self.servers, self.now)?;
+        let packet = Packet::new(Origin::Host(host), src, to, ttl, bytes);
+        self.send(host, Packet { socket, ..packet })
     }
 
     fn server_sends(&mut self, host: HostId, reply: Reply) -> Result<(), Violation> {
@@ -374,11 +373,16 @@ impl World {
         let (now, flow) = (self.now, packet.flow);
         self.journal.record(now, mark::SEND, host.0, &packet.bytes, || {
             format!(
-                "{} sends {} -> {} {}",
+                "{} sends {} -> {} {}{}",
                 host.0,
                 flow.src,
                 flow.dst,
-                describe(&packet.bytes)
+                describe(&packet.bytes),
+                if packet.ttl < DEFAULT_TTL {
+                    format!(" ttl {}", packet.ttl)
+                } else {
+                    String::new()
+                }
             )
         });
         self.captures.see(host, &packet, now);
@@ -448,21 +452,21 @@ impl World {
             });
         self.captures.see(host, packet, now);
         let authentic = matches!(packet.origin, Origin::Host(_));
-        let socket = socket_of(at);
         match &mut self.hosts[host.0].role {
             HostRole::Server(server) => {
-                self.checks.server_hears(from);
+                self.checks.server_hears(packet.origin, from);
                 server.receive(at, from, &packet.bytes, authentic, now);
             }
             HostRole::Node(node) => {
-                let addresses = node.addresses();
-                if Some(at) != addresses.v4 && Some(at) != addresses.v6 {
+                let Some(socket) = node.sockets().at(at) else {
                     self.lose(packet, "at a closed port");
                     return Ok(());
-                }
+                };
                 match packet.origin {
+                    // A node that tries whether its router lets it come back to itself.
+                    Origin::Host(origin) | Origin::Copied(origin) if origin == host => {}
                     Origin::Host(origin) | Origin::Copied(origin) => {
-                        let sent = (origin, socket_of(packet.addressed), packet.addressed);
+                        let sent = (origin, packet.socket, packet.addressed);
                         self.checks.node_hears(host, socket, from, sent, now);
                     }
                     Origin::Stranger => self.checks.node_hears_stranger(host, from),
@@ -495,14 +499,6 @@ impl World {
             self.queue
                 .push(self.now + after, Happening::Arrive(hop, Box::new(copy)));
         }
-    }
-}
-
-fn socket_of(addr: SocketAddr) -> SocketId {
-    if addr.is_ipv4() {
-        SocketId::V4
-    } else {
-        SocketId::V6
     }
 }
 

@@ -65,7 +65,8 @@ fn every_pair_of_kinds_ends_as_the_oracle_says() {
         match expected {
             Expect::Must => assert_eq!(tally.direct, tally.runs, "{} and {}", a.name, b.name),
             Expect::Cannot => assert_eq!(tally.direct, 0, "{} and {}", a.name, b.name),
-            Expect::May => {}
+            // How often is the matrix's matter.
+            Expect::Likely | Expect::May => {}
         }
     }
 }

@@ -6,12 +6,12 @@ mod session;
 
 use std::cmp::Reverse;
 use std::collections::hash_map::Entry as Slot;
-use std::collections::{BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::allocation::Block;
-use super::flow::Proto;
+use super::flow::{NatStats, Proto};
 use super::spec::Mapping;
 use blocks::Blocks;
 use session::after;
@@ -90,6 +90,7 @@ pub(super) struct Tables {
     /// One timer for each entry, set to a moment not after its end and moved on when it fires early.
     timers: BinaryHeap<Reverse<(Instant, Entry)>>,
     peak: usize,
+    made: u64,
 }
 
 impl Tables {
@@ -139,14 +140,16 @@ impl Tables {
         self.sessions.len() + self.unsolicited.len()
     }
 
-    /// (sessions, mappings, remembered flows, peak of entries).
-    pub(super) fn counts(&self) -> (usize, usize, usize, usize) {
-        (
-            self.sessions.len(),
-            self.mappings.len(),
-            self.unsolicited.len(),
-            self.peak,
-        )
+    /// How much there is, without drops.
+    pub(super) fn stats(&self) -> NatStats {
+        NatStats {
+            sessions: self.sessions.len(),
+            mappings: self.mappings.len(),
+            unsolicited: self.unsolicited.len(),
+            peak_entries: self.peak,
+            made: self.made,
+            drops: BTreeMap::new(),
+        }
     }
 
     /// Makes a mapping for a session, with or without a key under which others find it; [`Tables::add_session`] must
@@ -193,6 +196,7 @@ impl Tables {
         let timer = (session.expires(), Entry::Session(key));
         self.sessions.insert(key, session);
         self.timers.push(Reverse(timer));
+        self.made += 1;
         self.peak = self.peak.max(self.entries());
     }
 
@@ -204,6 +208,7 @@ impl Tables {
         } else if room {
             self.unsolicited.insert(flow, expires);
             self.timers.push(Reverse((expires, Entry::Unsolicited(flow))));
+            self.made += 1;
             self.peak = self.peak.max(self.entries());
         }
     }

@@ -1,0 +1,132 @@
+//! Attempts of the real programs in namespaces: each has a lab of its own, with a server and two machines.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Sample, Turn};
+use crate::demo::meeting::{Cast, Meeting, Pings};
+use crate::demo::{DemoError, Stop};
+use crate::fabric::NatEngine;
+use crate::role::RoleError;
+use crate::sim::Place;
+
+/// One-way delay of every access link: two of them make the 50 ms of [`Weather::STEADY`](crate::sim::Weather::STEADY).
+const DELAY: Duration = Duration::from_millis(25);
+
+/// The way of the request to the server and of its answer back, in milliseconds: before the program says what its plan is.
+const REQUEST_MS: u64 = 100;
+
+/// Words of the plans that try ports which nobody has named.
+const GUESSES: [&str; 3] = ["birthday", "block", "steps"];
+
+/// How long a direct path is waited for: two rounds, and what a busy machine adds.
+const PATIENCE: Duration = Duration::from_secs(12);
+
+/// Makes an attempt; `None` if somebody stopped it.
+///
+/// # Errors
+/// What makes labs impossible here; whatever goes wrong inside a lab is in the sample.
+pub(super) fn sample(
+    seed: u64,
+    (executable, engine): (&Path, NatEngine),
+    turn: Turn,
+    stop: &Stop,
+) -> Result<Option<Sample>, DemoError> {
+    let [a, b] = turn.setup.kinds;
+    let seed = seed.wrapping_add(turn.number.into());
+    let cast = Cast {
+        names: ["a", "b"],
+        kinds: [a, b],
+        together: turn.setup.place == Place::OneNetwork,
+        delay: DELAY,
+        server_delay: DELAY,
+        seed,
+        executable: executable.to_owned(),
+        engine,
+    };
+    let command = format!(
+        "knothole-netsim matrix --world netns --nat {} --a {} --b {} --runs 1 --seed {seed}",
+        engine.word(),
+        a.name,
+        b.name
+    );
+    let broken = |reason: String| Sample {
+        broken: true,
+        reason: Some(reason),
+        ..Sample::default()
+    };
+    let sample = match attempt(cast, stop) {
+        Ok(sample) => sample,
+        Err(DemoError::Role(RoleError::Stopped)) => return Ok(None),
+        Err(error @ (DemoError::Lab(_) | DemoError::Role(RoleError::Files { .. }))) => return Err(error),
+        Err(error) => broken(error.to_string()),
+    };
+    Ok(Some(Sample { command, ..sample }))
+}
+
+fn attempt(cast: Cast, stop: &Stop) -> Result<Sample, DemoError> {
+    let mut meeting = Meeting::new(cast, stop)?;
+    meeting.serve()?;
+    meeting.pair()?;
+    let _up = meeting.up()?;
+    let before = entries(&meeting);
+    let pings = meeting.ping(PATIENCE, "auto", &mut |_| {})?;
+    let after = entries(&meeting);
+    Ok(Sample {
+        entries: Some([0, 1].map(|side| after[side].saturating_sub(before[side]))),
+        ..seen(&meeting, pings)
+    })
+}
+
+fn seen(meeting: &Meeting, pings: Pings) -> Sample {
+    let direct = pings.direct_after_ms.is_some();
+    let since_plan = pings.path_ms.zip(pings.plan_ms);
+    let said = pings.last.clone().map(|path| path.detail);
+    Sample {
+        direct,
+        to_direct_ms: match since_plan {
+            Some((path, plan)) => Some(path.saturating_sub(plan) + REQUEST_MS),
+            None => pings.direct_after_ms,
+        }
+        .filter(|_| direct),
+        plans: pings.plans.clone(),
+        guessed: pings.plans.iter().any(|plan| GUESSES.contains(&plan.as_str())),
+        // One side tells what it did; the other does the like.
+        probes: pings.probes.map(|probes| [probes, probes]),
+        sockets: pings.sockets.map(|sockets| [sockets, sockets]),
+        reason: said.filter(|_| !direct),
+        broken: pings.last.is_none(),
+        ..Sample::default()
+    }
+    .or_log(meeting)
+}
+
+impl Sample {
+    /// If no ping was answered, the last that the program said is the reason.
+    fn or_log(mut self, meeting: &Meeting) -> Self {
+        if self.broken {
+            let log = meeting.log_of("ping-a");
+            let last = log.lines().last().unwrap_or("it said nothing");
+            self.reason = Some(format!("no ping was answered: {last}"));
+        }
+        self
+    }
+}
+
+/// Entries of each side's NATs so far: those ever made where the model plays them, those there are where the kernel does.
+fn entries(meeting: &Meeting) -> [u64; 2] {
+    let stats = meeting.lab().stats();
+    let mut most = [0, 0];
+    for (name, nat) in &stats.nats {
+        let here = match nat.engine {
+            NatEngine::Model => nat.stats.made,
+            NatEngine::Kernel => u64::try_from(nat.stats.sessions).unwrap_or(u64::MAX),
+        };
+        for (side, most) in most.iter_mut().enumerate() {
+            if meeting.is_before(name, side) {
+                *most = here.max(*most);
+            }
+        }
+    }
+    most
+}
