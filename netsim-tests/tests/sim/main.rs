@@ -8,6 +8,7 @@ mod fleet;
 mod matrix;
 mod networks;
 mod pairing;
+mod promises;
 mod regressions;
 mod relay;
 mod repeat;
