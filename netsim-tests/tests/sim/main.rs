@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // also in the helpers, which clippy does not take for tests
 
+mod attack;
 mod attempts;
 mod faults;
 mod fleet;
