@@ -291,7 +291,7 @@ fn weather_rows() -> Vec<Promise> {
         (
             Weather::STEADY_LOSS_2,
             "-loss-2",
-            [100.0, 99.0, 99.0, 99.9, 99.9, 99.9, 97.0],
+            [100.0, 99.0, 99.0, 99.5, 99.5, 99.5, 97.0],
         ),
         (
             Weather::STEADY_LOSS_10,

@@ -16,7 +16,7 @@ use knothole_proto::path::{Path, SocketId};
 use knothole_proto::wire::probe::session_of;
 use knothole_proto::wire::{Introduction, Kind};
 
-use super::topology::{HostId, Origin};
+use super::topology::HostId;
 
 /// Probes that an address may get before it answers, if the server did not attest it.
 const UNATTESTED_PROBES_MAX: u32 = 2;
@@ -44,9 +44,9 @@ const GUESSES_MAX: usize = 4;
 /// See [`GUESSES_MAX`].
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Datagrams in a minute to an address at which the server saw the node itself: it asks its router to let it come back to
-/// itself, six times for each network that it finds itself in.
-const TO_ITSELF_MAX: u32 = 24;
+/// STUN in a minute to addresses that are none of the server's: six datagrams to where it believes itself to be, to learn whether
+/// its router lets it come back, and as many questions as somebody on the way can lead astray who forges the server's answers.
+const STRAY_MAX: u32 = 24;
 
 /// The window of [`UNATTESTED_MINUTE_MAX`].
 const MINUTE: Duration = Duration::from_secs(60);
@@ -137,10 +137,8 @@ struct NodeChecks {
     attested: BTreeMap<SessionId, BTreeSet<IpAddr>>,
     /// When a round of each session began last that may guess ports.
     guessing: BTreeMap<SessionTag, Duration>,
-    /// IP addresses at which the server saw this node.
-    seen_at: BTreeSet<IpAddr>,
-    /// Datagrams to those in the minute that began then.
-    to_itself: (Duration, u32),
+    /// STUN to other addresses than the server's in the minute that began then.
+    strays: (Duration, u32),
     /// When an IP address began to get more probes than a round takes that guesses nothing.
     guesses: BTreeMap<IpAddr, Vec<Duration>>,
     /// The latest introduction to each session, and how many came within [`ROUND_MAX`] of one another.
@@ -186,8 +184,8 @@ impl Checks {
             Kind::Probe => node
                 .probes(to, bytes, now)
                 .map_err(|what| violation(Rule::ProbeBudget, now, host, what)),
-            Kind::Stun if node.seen_at.contains(&to.ip()) => node
-                .sends_to_itself(now)
+            Kind::Stun => node
+                .strays(to, now)
                 .map_err(|what| violation(Rule::ProbeBudget, now, host, what)),
             Kind::Quic => match heard {
                 Some((_, at)) if now <= at + CONSENT => Ok(()),
@@ -234,11 +232,8 @@ impl Checks {
     }
 
     /// The server hears something.
-    pub(super) fn server_hears(&mut self, origin: Origin, from: SocketAddr) {
+    pub(super) fn server_hears(&mut self, from: SocketAddr) {
         self.server_heard.insert(from);
-        if let Origin::Host(host) = origin {
-            self.nodes.entry(host).or_default().seen_at.insert(from.ip());
-        }
     }
 
     /// The server sends something.
@@ -401,14 +396,16 @@ impl NodeChecks {
         Ok(())
     }
 
-    fn sends_to_itself(&mut self, now: Duration) -> Result<(), String> {
-        let (begun, count) = &mut self.to_itself;
+    fn strays(&mut self, to: SocketAddr, now: Duration) -> Result<(), String> {
+        let (begun, count) = &mut self.strays;
         if now >= *begun + MINUTE {
             (*begun, *count) = (now, 0);
         }
         *count += 1;
-        if *count > TO_ITSELF_MAX {
-            return Err(format!("datagram {count} to itself in a minute"));
+        if *count > STRAY_MAX {
+            return Err(format!(
+                "question {count} in a minute to others than the server: {to}"
+            ));
         }
         Ok(())
     }

@@ -454,7 +454,7 @@ impl World {
         let authentic = matches!(packet.origin, Origin::Host(_));
         match &mut self.hosts[host.0].role {
             HostRole::Server(server) => {
-                self.checks.server_hears(packet.origin, from);
+                self.checks.server_hears(from);
                 server.receive(at, from, &packet.bytes, authentic, now);
             }
             HostRole::Node(node) => {
