@@ -11,7 +11,7 @@ use super::offer;
 use super::registry::Registry;
 use super::sessions::{End, Session};
 use crate::id::{ChannelId, PairTag, SessionId};
-use crate::punch::wants_guess;
+use crate::plan::wants_guess;
 use crate::wire::network::SPANS_MAX;
 use crate::wire::{
     Aim, CloseReason, Connect, ConnectRefusal, FromServer, Introduction, Network, PathPolicy, Refusal, Role,
