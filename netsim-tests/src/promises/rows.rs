@@ -235,10 +235,10 @@ fn other_rows() -> Vec<Promise> {
         &names(&["ipv6-firewall"]),
         &names(&["port-restricted", "symmetric"]),
     ));
-    cannot.extend(pairs(&homes, &homes).map(|setup| Setup {
+    let one_carrier = pairs(&homes, &homes).map(|setup| Setup {
         place: Place::OneCarrier(Hairpin::Off),
         ..setup
-    }));
+    });
     let random = names(&["symmetric", "port-block"]);
     let mut hopeless: Vec<Setup> = pairs(&random, &random).collect();
     hopeless.extend(both_ways(&random, &names(&["symmetric-counter"])));
@@ -248,6 +248,17 @@ fn other_rows() -> Vec<Promise> {
             pairs: "pairs that cannot become direct",
             setups: cannot,
             bar: relay,
+            rival: None,
+        },
+        Promise {
+            name: "cannot-carrier",
+            pairs: "two homes behind one carrier's NAT that does not hairpin",
+            setups: one_carrier.collect(),
+            // The carrier's link is one more on the way: 150 ms to the server and back.
+            bar: Bar {
+                data_ms: Some(TWO_ROUND_TRIPS * 3 / 2),
+                ..relay
+            },
             rival: None,
         },
         Promise {

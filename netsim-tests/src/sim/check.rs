@@ -135,8 +135,8 @@ struct NodeChecks {
     seen_as: BTreeMap<(SocketId, SocketAddr), (HostId, SocketAddr)>,
     /// Addresses that the server attested in the latest round of each session.
     attested: BTreeMap<SessionId, BTreeSet<IpAddr>>,
-    /// Sessions whose latest round may guess ports.
-    guessing: BTreeSet<SessionTag>,
+    /// When a round of each session began last that may guess ports.
+    guessing: BTreeMap<SessionTag, Duration>,
     /// IP addresses at which the server saw this node.
     seen_at: BTreeSet<IpAddr>,
     /// Datagrams to those in the minute that began then.
@@ -266,9 +266,7 @@ impl Checks {
         let tag = introduction.session.tag();
         let agreed = introduction.networks.iter().all(|network| network.guesses);
         if introduction.guess && agreed {
-            node.guessing.insert(tag);
-        } else {
-            node.guessing.remove(&tag);
+            node.guessing.insert(tag, now);
         }
         match node.rounds.get_mut(&tag) {
             Some((last, rounds)) if now < *last + ROUND_MAX => (*last, *rounds) = (now, *rounds + 1),
@@ -359,7 +357,9 @@ impl NodeChecks {
     fn probes(&mut self, to: SocketAddr, bytes: &[u8], now: Duration) -> Result<(), String> {
         let attested = self.attested.values().any(|ips| ips.contains(&to.ip()));
         let tag = session_of(bytes).ok_or("not a probe")?;
-        let (schedule, minute) = match (attested, self.guessing.contains(&tag)) {
+        // What a round may cost counts for the whole minute, in which another one may follow that guesses nothing.
+        let guesses = self.guessing.get(&tag).is_some_and(|at| now < *at + MINUTE);
+        let (schedule, minute) = match (attested, guesses) {
             (true, true) => (ATTESTED_PROBES_MAX + GUESS_MAX, ATTESTED_MINUTE_MAX + GUESS_MAX),
             (true, false) => (ATTESTED_PROBES_MAX, ATTESTED_MINUTE_MAX),
             (false, _) => (UNATTESTED_PROBES_MAX, UNATTESTED_MINUTE_MAX),
