@@ -42,7 +42,7 @@ pub use knothole_proto::id::{Name, PairSecret, PeerId, Token};
 pub use knothole_proto::pairing::Code;
 pub use knothole_proto::path::{How, Path, Why};
 pub use knothole_proto::punch::Plan;
-pub use knothole_proto::wire::{PathPolicy, Refusal};
+pub use knothole_proto::wire::{NetworkClass, OddsRow, PathPolicy, Refusal};
 pub use node::{
     Bind, ConnectError, ConnectOptions, LookupError, Node, NodeConfig, NodeEvent, PairError, Paired, Pairing,
     Peer, Registered, StartError,

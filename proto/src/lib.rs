@@ -20,6 +20,7 @@
 //! | [`wire`] | everything that crosses the network: types and bytes |
 //! | [`pairing`] | two machines get to know each other by a short code |
 //! | [`rendezvous`] | the server: registry, introductions, relay |
+//! | [`plan`] | what two nodes do in a round, from what is known of both networks |
 //! | [`punch`] | two nodes open a path to each other and keep it |
 //! | [`stun`] | what address do I have? The node's question and the server's answer |
 //! | [`fingerprint`] | what does the network around a node do to its packets? |
@@ -32,6 +33,7 @@ pub mod fingerprint;
 pub mod id;
 pub mod pairing;
 pub mod path;
+pub mod plan;
 pub mod punch;
 pub mod quota;
 pub mod rendezvous;

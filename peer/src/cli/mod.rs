@@ -7,6 +7,7 @@ mod directory;
 mod failure;
 mod local;
 mod netcheck;
+mod odds;
 mod output;
 mod pair;
 mod ping;

@@ -7,10 +7,11 @@ use serde_json::{Map, Value, json};
 use super::args::NetcheckArgs;
 use super::context::Context;
 use super::failure::{Failure, code};
+use super::odds::{counted, lines, rows};
 use super::output::ms;
 use crate::netcheck::{
-    Fact, FamilyFacts, Fingerprint, Hairpin, Learnt, NetcheckError, NetcheckOptions, Obstacle, Reach, Report,
-    Verdict, netcheck, ports_in_words, to_json, verdict,
+    Fact, FamilyFacts, Fingerprint, Hairpin, Learnt, NetcheckError, NetcheckOptions, Obstacle, Odds, Reach,
+    Report, Verdict, netcheck, odds, ports_in_words, to_json, verdict,
 };
 
 /// Width that everything is wrapped to: the narrowest usual terminal.
@@ -39,7 +40,12 @@ pub(super) async fn run(context: &Context, args: NetcheckArgs) -> Result<(), Fai
         .within("the network check", netcheck(options, observe))
         .await??;
     let said = verdict(&report.fingerprint);
-    tell(context, &report, &said);
+    let expected = if said.problem {
+        Vec::new()
+    } else {
+        odds(&report.fingerprint, &counted(context, &args).await)
+    };
+    tell(context, &report, &said, &expected);
     if !said.problem {
         return Ok(());
     }
@@ -94,7 +100,7 @@ fn parse(text: &str) -> Option<(String, u16)> {
     Some((bare(host)?, port.parse().ok().filter(|port| *port != 0)?))
 }
 
-fn tell(context: &Context, report: &Report, said: &Verdict) {
+fn tell(context: &Context, report: &Report, said: &Verdict, expected: &[Odds]) {
     let fingerprint = &report.fingerprint;
     let mut fields = Map::new();
     let cached = report.cached_for.map(|age| age.as_secs());
@@ -103,6 +109,7 @@ fn tell(context: &Context, report: &Report, said: &Verdict) {
         ("cached_s", json!(cached)),
         ("verdict", json!(format!("{} {}", said.network, said.direct))),
         ("advice", json!(said.advice)),
+        ("odds", json!(rows(expected))),
     ] {
         fields.insert(name.to_owned(), value);
     }
@@ -115,6 +122,10 @@ fn tell(context: &Context, report: &Report, said: &Verdict) {
     text.push('\n');
     for (name, words) in facts(report) {
         text.push_str(&wrapped(&format!("{name:NAMES$}"), &words));
+    }
+    for (number, words) in lines(expected).iter().enumerate() {
+        let name = if number == 0 { "direct paths" } else { "" };
+        text.push_str(&wrapped(&format!("{name:NAMES$}"), words));
     }
     context.output.fact(text.trim_end());
 }

@@ -7,7 +7,7 @@ use knothole_proto::connector::{ConnectFailure, Event, Input, Link, LinkEnd, Lin
 use knothole_proto::id::ChannelId;
 use knothole_proto::path::Path;
 use knothole_proto::punch::Plan;
-use knothole_proto::wire::ConnectRefusal;
+use knothole_proto::wire::{ConnectRefusal, FromServer};
 
 use super::control::ControlEvent;
 use super::dial::{DialFailure, HANDSHAKE_TIMEOUT};
@@ -28,9 +28,11 @@ impl Driver {
                 self.to_server = Some(outgoing);
                 self.feed(Input::ControlUp { stun });
             }
+            Some(ControlEvent::Message(FromServer::Odds { request, rows })) => self.on_odds(request, rows),
             Some(ControlEvent::Message(message)) => self.feed(Input::Control(message)),
             Some(ControlEvent::Down) => {
                 self.to_server = None;
+                self.odds.clear();
                 self.fail_start(StartError::ServerLost);
                 if self.ports.registered.borrow().is_some() {
                     tracing::info!("the connection to the server is lost");

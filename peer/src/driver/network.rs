@@ -1,16 +1,41 @@
-//! What the network does: looked up where it was found out before, and kept for the next time. Both are read and written
+//! What the network does, and what comes of such networks: looked up where it was found out before, and kept for the next time. Both are read and written
 //! beside the loop.
 
 use std::net::SocketAddr;
 
 use knothole_proto::connector::Input;
 use knothole_proto::fingerprint::Fingerprint;
+use knothole_proto::id::RequestId;
+use knothole_proto::wire::odds::ODDS_ROWS_MAX;
+use knothole_proto::wire::{OddsRow, ToServer};
+use tokio::sync::oneshot;
 
 use super::run::Driver;
 use crate::netcheck::{recall, remember};
 use crate::node::NodeEvent;
 
+/// Questions about odds that may wait for the server, which answers at once.
+const ODDS_QUESTIONS_MAX: usize = 8;
+
 impl Driver {
+    /// Only a registered node may ask: whoever waits is told that there is no answer by the end of the channel.
+    pub(super) fn ask_odds(&mut self, reply: oneshot::Sender<Vec<OddsRow>>) {
+        self.odds.retain(|_, reply| !reply.is_closed());
+        if self.to_server.is_some() && self.odds.len() < ODDS_QUESTIONS_MAX {
+            let request = self.request_id();
+            self.odds.insert(request, reply);
+            self.tell_server(ToServer::Odds { request });
+        }
+    }
+
+    pub(super) fn on_odds(&mut self, request: RequestId, mut rows: Vec<OddsRow>) {
+        rows.truncate(ODDS_ROWS_MAX);
+        if let Some(reply) = self.odds.remove(&request) {
+            // Whoever asked may have given up.
+            let _ = reply.send(rows);
+        }
+    }
+
     /// The server sees this node at that address: what is known of a network where it did so before?
     pub(super) fn recall_network(&self, seen: SocketAddr) {
         let Some(cache) = self.config.networks.clone().filter(|_| self.config.fingerprint) else {

@@ -3,7 +3,7 @@
 use knothole_proto::connector::PairEvent;
 use knothole_proto::id::{Name, PeerId};
 use knothole_proto::pairing::Code;
-use knothole_proto::wire::PathPolicy;
+use knothole_proto::wire::{OddsRow, PathPolicy};
 use tokio::sync::{mpsc, oneshot};
 
 use super::link::LinkUse;
@@ -37,6 +37,8 @@ pub(crate) enum Request {
         name: Name,
         reply: oneshot::Sender<Result<Option<PeerId>, LookupError>>,
     },
+    /// How do attempts between two networks end at the server?
+    Odds { reply: oneshot::Sender<Vec<OddsRow>> },
     /// Pair with whoever comes, or with the machine that made this code.
     Pair {
         code: Option<Code>,

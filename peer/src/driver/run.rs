@@ -11,7 +11,7 @@ use knothole_proto::fingerprint::Fingerprint;
 use knothole_proto::id::{ChannelId, PeerId, RequestId};
 use knothole_proto::pairing::Code;
 use knothole_proto::path::Path;
-use knothole_proto::wire::{PathPolicy, Role, ToServer};
+use knothole_proto::wire::{OddsRow, PathPolicy, Role, ToServer};
 use tokio::sync::{Notify, Semaphore, broadcast, mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
@@ -93,6 +93,8 @@ pub(crate) struct Driver {
     pub(crate) links: BTreeMap<LinkId, LinkEntry>,
     pub(crate) connects: BTreeMap<RequestId, oneshot::Sender<Result<Granted, ConnectError>>>,
     pub(crate) lookups: BTreeMap<RequestId, oneshot::Sender<Result<Option<PeerId>, LookupError>>>,
+    /// Who wants to know how attempts end.
+    pub(super) odds: BTreeMap<RequestId, oneshot::Sender<Vec<OddsRow>>>,
     pub(crate) pairing: Option<mpsc::Sender<Result<PairEvent, PairError>>>,
     pub(crate) to_server: Option<mpsc::Sender<ToServer>>,
     pub(crate) handshakes: Arc<Semaphore>,
@@ -124,6 +126,7 @@ impl Driver {
             links: BTreeMap::new(),
             connects: BTreeMap::new(),
             lookups: BTreeMap::new(),
+            odds: BTreeMap::new(),
             pairing: None,
             to_server: None,
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
@@ -201,7 +204,7 @@ impl Driver {
         }
     }
 
-    fn tell_server(&mut self, message: ToServer) {
+    pub(super) fn tell_server(&mut self, message: ToServer) {
         let Some(to_server) = &self.to_server else { return };
         if to_server.try_send(message).is_err() {
             // The connection is dying or does not keep up; either way what follows would be out of context.
@@ -248,6 +251,7 @@ impl Driver {
                 self.lookups.insert(request, reply);
                 self.feed(Input::Command(Command::Lookup { request, name }));
             }
+            Some(Request::Odds { reply }) => self.ask_odds(reply),
             Some(Request::Pair { code, steps }) => self.on_pair(code, steps),
             Some(Request::Shutdown { reply }) => self.stop(Some(reply)),
             None => self.stop(None),
@@ -397,7 +401,7 @@ impl Driver {
         tracing::debug!(dropped = self.ports.counters.line(), "the node stopped");
     }
 
-    fn request_id(&mut self) -> RequestId {
+    pub(super) fn request_id(&mut self) -> RequestId {
         self.next_request = self.next_request.wrapping_add(1);
         RequestId(self.next_request)
     }

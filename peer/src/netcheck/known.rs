@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     fn fingerprint(reflexive: &str) -> Fingerprint {
-        let unknown = FamilyFacts::unknown(Reach::NoAnswer, Obstacle::NoAnswer);
+        let unknown = FamilyFacts::unknown(Reach::NoLocalAddress, Obstacle::OneAddress);
         Fingerprint {
             v4: FamilyFacts {
                 reach: Reach::Works,

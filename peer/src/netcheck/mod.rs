@@ -7,6 +7,7 @@ mod cache;
 mod hops;
 mod json;
 mod known;
+mod odds;
 mod run;
 mod servers;
 mod sockets;
@@ -23,6 +24,7 @@ pub use knothole_proto::fingerprint::{
 
 pub use json::{from_json, to_json};
 pub(crate) use known::{recall, remember};
+pub use odds::{Expected, Odds, odds};
 pub(crate) use verdict::ports_in_words;
 pub use verdict::{Verdict, verdict};
 

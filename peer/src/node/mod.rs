@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use knothole_proto::id::{Name, PeerId};
 use knothole_proto::pairing::Code;
+use knothole_proto::wire::OddsRow;
 use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
@@ -88,6 +89,22 @@ impl Node {
             .map_err(|_| LookupError::Stopped)?;
         match timeout(LOOKUP_TIMEOUT, answer).await {
             Ok(answer) => answer.map_err(|_| LookupError::Stopped)?,
+            Err(_) => Err(LookupError::Timeout),
+        }
+    }
+
+    /// How attempts to connect directly have ended at the server since it started, by what the two networks were.
+    ///
+    /// # Errors
+    /// Any [`LookupError`]; a server of an older version ends the connection instead of answering.
+    pub async fn odds(&self) -> Result<Vec<OddsRow>, LookupError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests
+            .send(Request::Odds { reply })
+            .await
+            .map_err(|_| LookupError::Stopped)?;
+        match timeout(LOOKUP_TIMEOUT, answer).await {
+            Ok(answer) => answer.map_err(|_| LookupError::ServerLost),
             Err(_) => Err(LookupError::Timeout),
         }
     }

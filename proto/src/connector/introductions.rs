@@ -9,7 +9,8 @@ use super::questions::Question;
 use super::{ConnectFailure, Event, LinkId};
 use crate::id::{Instance, PairSecret, PeerId};
 use crate::path::Why;
-use crate::punch::{self, Plan, PunchAgent, Round, Setup};
+use crate::plan::Plan;
+use crate::punch::{self, PunchAgent, Round, Setup};
 use crate::wire::probe::ProbeKeys;
 use crate::wire::{ConnectRefusal, Introduction, PathPolicy, Role, ToServer};
 

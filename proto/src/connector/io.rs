@@ -7,7 +7,7 @@ use crate::addr::Candidate;
 use crate::fingerprint::Fingerprint;
 use crate::id::{ChannelId, Name, Nameplate, PairSecret, PeerId, RequestId};
 use crate::path::{Path, SocketId};
-use crate::punch::Plan;
+use crate::plan::Plan;
 use crate::transmit::Transmit;
 use crate::wire::{ConnectRefusal, FromServer, PairEnd, PathPolicy, Refusal, Role, ToServer};
 

@@ -6,7 +6,8 @@ use super::Timer;
 use super::config::{BACKOFF_JITTER_PERCENT, ROUND_BACKOFF_MS};
 use crate::id::{ChannelId, Instance, Name, PairTag, PeerId, SessionId};
 use crate::path::{Path, Why};
-use crate::punch::{Plan, PunchAgent};
+use crate::plan::Plan;
+use crate::punch::PunchAgent;
 use crate::seed::Rng;
 use crate::wire::{PathPolicy, Role};
 

@@ -10,7 +10,8 @@ use super::questions::Question;
 use super::{Event, Link, LinkEnd, LinkId, Output};
 use crate::id::{RequestId, SessionId};
 use crate::path::{Path, SocketId, Why};
-use crate::punch::{self, LocalSocket, Plan};
+use crate::plan::Plan;
+use crate::punch::{self, LocalSocket};
 use crate::wire::{Aim, CloseReason, Connect, ToServer};
 
 /// After a change of the network the caller waits this long before it asks for another round, so that the server has

@@ -214,6 +214,8 @@ impl Connector {
                     self.event(Event::Found { request, peer });
                 }
             }
+            // Drivers ask for these, and take them before they come here.
+            FromServer::Odds { .. } => {}
             FromServer::SessionClosed { session, why } => self.on_session_closed(session, why, now),
             FromServer::PairOpened { nameplate, ttl_ms } => self.on_pair_opened(nameplate, ttl_ms, now),
             FromServer::PairJoined { nameplate } => self.on_pair_joined(nameplate, now),

@@ -8,7 +8,8 @@ use super::sockets::Owner;
 use super::{Event, LinkId};
 use crate::addr::canonical;
 use crate::path::SocketId;
-use crate::punch::{Orders, Plan, plan, sockets_wanted};
+use crate::plan::{Plan, plan};
+use crate::punch::{Orders, sockets_wanted};
 use crate::wire::{Aim, Introduction, PathPolicy, Report, Role, ToServer};
 
 impl Connector {
@@ -50,6 +51,7 @@ impl Connector {
             peer,
             sockets: self.open_for(id, wanted),
             stun: self.nat.servers_v4().collect(),
+            together: self.sees_same_address(introduction),
         })
     }
 
@@ -108,6 +110,13 @@ impl Connector {
         if surprise {
             self.doubt_network(false, now);
         }
+    }
+
+    /// Does the server see both at one address?
+    fn sees_same_address(&self, introduction: &Introduction) -> bool {
+        let own = self.told_nat.map(|(reflexive, _)| reflexive.ip());
+        let mut attested = introduction.candidates.iter().filter(|offered| offered.attested);
+        attested.any(|offered| Some(offered.candidate.addr.ip()) == own)
     }
 
     fn begin_round(&mut self, id: LinkId, introduction: &Introduction, now: Instant) {

@@ -9,7 +9,7 @@ use super::machine::Connector;
 use super::sockets::Owner;
 use super::{Event, Output, Transmit};
 use crate::addr::CandidateKind;
-use crate::fingerprint::{self, Allocation, Fingerprint, FingerprintConfig, Fingerprinter};
+use crate::fingerprint::{self, Allocation, Fingerprint, FingerprintConfig, Fingerprinter, Obstacle};
 use crate::path::SocketId;
 use crate::wire::network::{Filtering, Mapping, Network, Ports};
 
@@ -207,7 +207,9 @@ fn summary(known: &Fingerprint, guesses: bool) -> Network {
         ports: known.ports.known().map_or(Ports::Unknown, ports),
         opener_ttl: v4.opener_ttl.known().unwrap_or(0),
         several_addresses: known.addresses.len() > 1,
-        guesses,
+        // A firewall that lets UDP pass only to the server looks like one that filters by port, except that the server's other
+        // address is silent. There every guess is in vain.
+        guesses: guesses && v4.mapping.obstacle() != Some(Obstacle::OtherSilent),
     }
 }
 

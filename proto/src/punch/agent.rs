@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::choice::{how, rank, usable};
 use super::config::{
     ANSWER_BURST, ANSWERS_PER_SECOND, CHOICES_MS, JITTER_US, OLD_KEYS, PAIRS_MAX, PROBE_BURST,
-    PROBES_PER_SECOND, SCHEDULE_ATTESTED_MS, SCHEDULE_FOLLOW_UP_MS, SCHEDULE_TRIGGERED_MS,
+    PROBES_PER_SECOND, SCHEDULE_FOLLOW_UP_MS, SCHEDULE_HEARD_MS, SCHEDULE_PROVEN_MS, SCHEDULE_TRIGGERED_MS,
     SCHEDULE_UNATTESTED_MS, SOURCE_LIFETIME,
 };
 use super::extras::Extras;
@@ -20,7 +20,7 @@ use super::pair::Pair;
 use super::round::{Progress, merge};
 use super::seen::Seen;
 use super::upkeep::Upkeep;
-use super::{Consent, Event, LocalSocket, Outgoing, PunchConfig, Round, Setup, Timer};
+use super::{Event, LocalSocket, Outgoing, PunchConfig, Round, Setup, Timer};
 use crate::addr::{Candidate, canonical};
 use crate::path::SocketId;
 use crate::seed::{Rng, Seed};
@@ -36,7 +36,7 @@ pub struct PunchAgent {
     pub(super) old_keys: Option<(ProbeKeys, Instant)>,
     pub(super) role: Role,
     pub(super) sockets: Vec<LocalSocket>,
-    local: Vec<Candidate>,
+    pub(super) local: Vec<Candidate>,
     pub(super) progress: Progress,
     pub(super) pairs: Vec<Pair>,
     pub(super) used: Option<Used>,
@@ -284,8 +284,12 @@ impl PunchAgent {
             return;
         };
         self.recall(probe.echo, index, now);
+        let unknown = self.pairs[index].heard.is_none();
+        let trial = self.pairs[index].is_on_trial();
+        // An address on trial gets two questions and no answer: whoever is there must show that it gets the peer's.
+        let wanted = !unknown || trial || self.find(index, now);
         let pair = &mut self.pairs[index];
-        let unknown = pair.heard.replace(now).is_none();
+        pair.heard = Some(now);
         let was_proven = pair.is_proven();
         let was_echoed = pair.echoed.is_some();
         pair.to_echo = probe.nonce;
@@ -296,15 +300,16 @@ impl PunchAgent {
         self.progress.heard = true;
         self.progress.echoed |= fresh;
         let asked = probe.flags.has(Flags::ANSWER_ME);
-        // An address on trial gets two questions and no answer: whoever is there must show that it gets the peer's.
-        let trial = pair.consent() == Consent::Claimed;
-        if fresh && !was_echoed {
+        let trial = trial && !fresh;
+        if !wanted {
+            pair.stop();
+        } else if fresh && !was_echoed {
             pair.schedule(SCHEDULE_FOLLOW_UP_MS, now);
         } else if pair.echoed.is_none() && unknown {
             let steps = if trial {
                 SCHEDULE_UNATTESTED_MS
             } else {
-                SCHEDULE_ATTESTED_MS
+                SCHEDULE_HEARD_MS
             };
             pair.schedule(steps, now);
         } else if pair.echoed.is_none() && asked && !trial && pair.due().is_none() {
@@ -318,15 +323,18 @@ impl PunchAgent {
             Some(used) if used.index == index && fresh => used.upkeep.on_echo(now),
             _ => {}
         }
-        if unknown && !trial {
-            self.find(now);
+        if proven && !was_proven && wanted {
+            pair.schedule(SCHEDULE_PROVEN_MS, now);
         }
         if proven {
             self.on_proven(index, !was_proven, fresh && probe.flags.has(Flags::IN_USE), now);
         }
         // A lock closes sockets, and pairs go with them.
         let index = self.pairs.iter().position(|pair| pair.is(socket, from));
-        if let Some(index) = index.filter(|_| asked && !trial)
+        // A probe that is about to leave there carries the echo as well.
+        let leaves =
+            |index: &usize| keys == Keys::Present && self.pairs[*index].due().is_some_and(|at| at <= now);
+        if let Some(index) = index.filter(|index| asked && !trial && !leaves(index))
             && self.answers.take(now)
         {
             self.send(index, false, keys, now);

@@ -18,9 +18,7 @@ pub(crate) fn usable(addr: SocketAddr, allow_loopback: bool) -> bool {
 
 /// What kind of path leads to this remote address. `kind` is `None` for an address that was learnt from a probe.
 pub(super) fn how(remote: SocketAddr, kind: Option<CandidateKind>, local: &[Candidate]) -> How {
-    let neighbour = local
-        .iter()
-        .any(|own| own.kind == CandidateKind::Host && same_subnet(own.addr.ip(), remote.ip()));
+    let neighbour = is_neighbour(remote, local);
     let inside = kind == Some(CandidateKind::Host) && is_site_local(remote);
     if neighbour || inside {
         How::Lan
@@ -31,6 +29,12 @@ pub(super) fn how(remote: SocketAddr, kind: Option<CandidateKind>, local: &[Cand
     } else {
         How::Punched
     }
+}
+
+/// Is it in the subnet of an interface of this machine?
+pub(super) fn is_neighbour(remote: SocketAddr, local: &[Candidate]) -> bool {
+    let mut hosts = local.iter().filter(|own| own.kind == CandidateKind::Host);
+    hosts.any(|own| same_subnet(own.addr.ip(), remote.ip()))
 }
 
 /// Smaller is better: no router in between, then no translation, then the rest.

@@ -16,9 +16,21 @@ pub const SCHEDULE_UNATTESTED_MS: &[u64] = &[0, 100];
 /// However many rounds come one after the other, an unattested address gets its two probes once within this time.
 pub const UNATTESTED_WINDOW: Duration = Duration::from_secs(2);
 
-/// When a pair is probed after its first proof, in milliseconds after it. The first tells the peer that the pair is
-/// proven, the others repeat it in case of loss, and measure the round trip again.
-pub const SCHEDULE_FOLLOW_UP_MS: &[u64] = &[0, 100, 300];
+/// When a pair is probed after the own nonce came back on it, in milliseconds after that: the first tells the peer, the
+/// others ask for the peer's word that its own came back too, until it comes.
+pub const SCHEDULE_FOLLOW_UP_MS: &[u64] = &[0, 200, 400, 700, 1000, 1500, 2000, 3000, 4000, 5000, 7000, 9000];
+
+/// When a pair is probed after both halves of its proof are there, or after it was chosen, in milliseconds after that. The second
+/// is for loss, and measures the round trip again.
+pub const SCHEDULE_PROVEN_MS: &[u64] = &[0, 200];
+
+/// When a pair is probed because the peer was heard on it, in milliseconds after that: the way in is open, so one probe and
+/// its repeats for loss are enough.
+pub const SCHEDULE_HEARD_MS: &[u64] = &[0, 200, 400, 700, 1000, 1500];
+
+/// When an address is probed that only a network of the peer's own can have, which does not seem to be this one, in milliseconds
+/// after the start. Two sites of a company, or machines in one VPN, meet there and nobody else does.
+pub const SCHEDULE_UNLIKELY_MS: &[u64] = &[0];
 
 /// When a pair is checked because the peer asks on it although this side had given it up: at once, once.
 pub const SCHEDULE_TRIGGERED_MS: &[u64] = &[0];
@@ -147,11 +159,11 @@ pub const FIND_PAUSE: Duration = Duration::from_secs(1);
 /// How long after the second start a side fires although the peer has not said that it has opened.
 pub const FRESH_PATIENCE: Duration = Duration::from_millis(400);
 
-/// Openers between two readings of a counter. One of them has to be met; eight leave room for lost probes and for ports that
-/// the box skips. More take more entries in its table.
-pub const BRACKET_OPENERS: usize = 8;
+/// Openers between two readings of a counter. One of them has to be met; six leave room for lost probes, for ports that the box
+/// skips, and for those that do not get past the own router. More take more entries in its table.
+pub const BRACKET_OPENERS: usize = 6;
 
-/// Time between the packets of a bracket: together 4 ms, in which a hundred foreign flows a second take half a port.
+/// Time between the packets of a bracket: together 3 ms, in which a hundred foreign flows a second take half a port.
 pub const BRACKET_SPACING: Duration = Duration::from_micros(400);
 
 /// How long readings are waited for before the one that is there is told alone.

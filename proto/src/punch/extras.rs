@@ -1,21 +1,22 @@
 //! The agent's further sockets and what leaves from them: carrying out the steps of a [`Tactics`], remembering what was shot
 //! where, and closing what no path came to use.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::agent::PunchAgent;
+use super::choice::is_neighbour;
 use super::config::{
     NONCE_LIFETIME, PACKETS_MAX, REST, SCHEDULE_ATTESTED_MS, SCHEDULE_DIAL_MS, SCHEDULE_DOUBTFUL_MS,
-    SCHEDULE_OPENER_MS, SCHEDULE_UNATTESTED_MS, SOURCE_LIFETIME, SPARE_LINGER,
+    SCHEDULE_UNATTESTED_MS, SCHEDULE_UNLIKELY_MS, SOURCE_LIFETIME, SPARE_LINGER,
 };
 use super::pair::Pair;
-use super::plan::Plan;
 use super::tactics::{Step, Tactics};
 use super::{Consent, Event, Orders, Outgoing, Round};
-use crate::addr::canonical;
+use crate::addr::{Reach, canonical};
 use crate::path::{How, SocketId};
+use crate::plan::Plan;
 use crate::transmit::Transmit;
 use crate::wire::Aim;
 use crate::wire::network::Mapping;
@@ -36,7 +37,7 @@ pub(super) struct Extras {
 #[derive(Debug, Default)]
 struct Shots {
     sent: VecDeque<Sent>,
-    places: HashSet<(SocketId, SocketAddr)>,
+    places: BTreeSet<(SocketId, SocketAddr)>,
 }
 
 #[derive(Debug)]
@@ -137,10 +138,14 @@ impl PunchAgent {
         }
     }
 
-    /// The peer was heard where nobody foresaw it.
-    pub(super) fn find(&mut self, now: Instant) {
-        if let Some(tactics) = &mut self.extras.tactics {
-            tactics.handle_found(now);
+    /// The peer was heard where it was not heard before. Is that to be looked into? Where many openers are out many finds come
+    /// together, and one is enough.
+    pub(super) fn find(&mut self, index: usize, now: Instant) -> bool {
+        let pair = &self.pairs[index];
+        let unforeseen = pair.learnt || self.extras.spares.contains(&pair.socket);
+        match &mut self.extras.tactics {
+            Some(tactics) if unforeseen => tactics.handle_found(now),
+            _ => true,
         }
     }
 
@@ -200,7 +205,7 @@ impl PunchAgent {
     /// At which moments, after the start, a pair is to be probed in this round; `None`: not at all.
     pub(super) fn steps_for(&self, pair: &Pair, round: &Round, now: Instant) -> Option<&'static [u64]> {
         match pair.consent() {
-            Consent::Claimed => return Some(SCHEDULE_UNATTESTED_MS),
+            Consent::Claimed => return Some(self.unattested_steps(pair, round)),
             Consent::Heard => return Some(SCHEDULE_ATTESTED_MS),
             Consent::Attested | Consent::Guessed => {}
         }
@@ -211,7 +216,8 @@ impl PunchAgent {
         };
         match orders.plan {
             Plan::Reverse { by } if by == self.role => Some(SCHEDULE_DIAL_MS),
-            Plan::Reverse { .. } => Some(SCHEDULE_OPENER_MS),
+            // Its opener is a shot; until it hears something it is silent.
+            Plan::Reverse { .. } => None,
             // Where nothing is known the fresh sockets may be as useless.
             Plan::Fresh if !is_known(orders) => Some(SCHEDULE_ATTESTED_MS),
             Plan::Fresh if orders.again => (!pair.was_tried_since(now, REST)).then_some(SCHEDULE_DOUBTFUL_MS),
@@ -223,6 +229,16 @@ impl PunchAgent {
             | Plan::NoGuess
             | Plan::Hopeless => Some(SCHEDULE_DOUBTFUL_MS),
             Plan::Unknown | Plan::Dial | Plan::Punch => Some(SCHEDULE_ATTESTED_MS),
+        }
+    }
+
+    fn unattested_steps(&self, pair: &Pair, round: &Round) -> &'static [u64] {
+        let apart = round.orders.as_ref().is_some_and(|orders| !orders.together);
+        let inside = Reach::of(pair.remote) == Reach::Private;
+        if apart && inside && !is_neighbour(pair.remote, &self.local) {
+            SCHEDULE_UNLIKELY_MS
+        } else {
+            SCHEDULE_UNATTESTED_MS
         }
     }
 

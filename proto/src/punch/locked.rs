@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::Event;
 use super::agent::{Choices, Keys, PunchAgent, Used};
 use super::choice::{is_better, rank};
-use super::config::{KEEPALIVE_JITTER_PERCENT, SCHEDULE_FOLLOW_UP_MS, SCHEDULE_RECOVERY_MS, SOURCE_LIFETIME};
+use super::config::{KEEPALIVE_JITTER_PERCENT, SCHEDULE_PROVEN_MS, SCHEDULE_RECOVERY_MS, SOURCE_LIFETIME};
 use super::pair::Pair;
 use super::upkeep::{Upkeep, Verdict};
 use crate::wire::Role;
@@ -47,9 +47,7 @@ impl PunchAgent {
         let index = self.used.as_ref().map_or(index, |used| used.index);
         let pair = &mut self.pairs[index];
         let best = rank(pair.how);
-        if self.role == Role::Caller || pair.due().is_none() {
-            pair.schedule(SCHEDULE_FOLLOW_UP_MS, now);
-        }
+        pair.schedule(SCHEDULE_PROVEN_MS, now);
         self.events.push_back(Event::Locked {
             how: pair.how,
             socket: pair.socket,

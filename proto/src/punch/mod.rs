@@ -20,7 +20,6 @@ mod extras;
 mod locked;
 mod pacer;
 mod pair;
-mod plan;
 mod round;
 mod seen;
 mod tactics;
@@ -36,10 +35,10 @@ use crate::wire::Role;
 use crate::wire::network::Span;
 use crate::wire::probe::ProbeKeys;
 
+pub use crate::plan::Plan;
 pub use agent::{Cost, PunchAgent};
 pub(crate) use choice::usable;
 pub use config::PunchConfig;
-pub use plan::{Plan, plan, wants_guess};
 pub use tactics::{Orders, sockets_wanted};
 
 /// Why a punching agent wants to be called at a moment.

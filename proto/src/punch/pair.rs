@@ -18,7 +18,7 @@ pub(super) struct Pair {
     pub(super) attested: bool,
     /// Learnt from a probe. What is heard from there may be a copy that somebody sent on from an address of his own,
     /// so it proves less than what is heard from an address that was offered.
-    learnt: bool,
+    pub(super) learnt: bool,
     /// An own nonce came back at some time: whoever is there has the peer's answers.
     answered: bool,
     /// It was told that the peer's datagrams come from there.
@@ -133,6 +133,11 @@ impl Pair {
         self.echoed = None;
         self.peer_echoed = None;
         self.nonces = [None; NONCES_PER_PAIR];
+    }
+
+    /// Learnt from a probe that may have been a copy: nobody vouches for it, and nothing was proven.
+    pub(super) fn is_on_trial(&self) -> bool {
+        self.learnt && !self.answered && !self.attested
     }
 
     pub(super) fn consent(&self) -> Consent {

@@ -6,9 +6,10 @@ use std::time::Instant;
 use super::choice::{how, rank, usable};
 use super::config::{BIRTHDAY_VERDICT, BLOCK_VERDICT, PAIRS_MAX, REMOTES_MAX};
 use super::pair::Pair;
-use super::{LocalSocket, Plan, PunchConfig, Round};
+use super::{LocalSocket, PunchConfig, Round};
 use crate::addr::{Candidate, CandidateKind, OfferedCandidate, canonical};
 use crate::path::Why;
+use crate::plan::Plan;
 
 /// What is remembered of the present round.
 #[derive(Debug)]

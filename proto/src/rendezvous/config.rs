@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::outcomes::Outcomes;
 use crate::id::Token;
 use crate::quota::Rate;
 use crate::wire::{ConnectRefusal, Refusal};
@@ -168,4 +169,6 @@ pub struct Stats {
     pub refused: BTreeMap<Refusal, u64>,
     /// Counter: refused introductions by reason.
     pub connect_refused: BTreeMap<ConnectRefusal, u64>,
+    /// Counters: how attempts to connect directly ended.
+    pub outcomes: Outcomes,
 }

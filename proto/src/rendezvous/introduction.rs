@@ -11,7 +11,7 @@ use super::offer;
 use super::registry::Registry;
 use super::sessions::{End, Session};
 use crate::id::{ChannelId, PairTag, SessionId};
-use crate::punch::wants_guess;
+use crate::plan::wants_guess;
 use crate::wire::network::SPANS_MAX;
 use crate::wire::{
     Aim, CloseReason, Connect, ConnectRefusal, FromServer, Introduction, Network, PathPolicy, Refusal, Role,
@@ -134,6 +134,7 @@ impl Registry {
             ends,
             round: 0,
             channel: None,
+            tried: [None; 2],
         };
         self.sessions.insert(id, session);
         Ok(id)
@@ -160,6 +161,7 @@ impl Registry {
             second: self.clock.at(now + clock::second(one, other)),
         };
         let guess = guess && self.may_guess(&session, now);
+        self.note_round(id, guess);
         let [caller, callee] = session.conns();
         self.counts.introduced += 1;
         for (conn, peer, role) in [(callee, caller, Role::Callee), (caller, callee, Role::Caller)] {
@@ -239,7 +241,7 @@ impl Registry {
         Some((connection.peer, connection.live()?.instance))
     }
 
-    fn network(&self, conn: ConnId) -> Network {
+    pub(super) fn network(&self, conn: ConnId) -> Network {
         let node = self.connections.get(conn).and_then(Connection::live);
         node.map(|node| node.network).unwrap_or_default()
     }

@@ -14,6 +14,7 @@ mod introduction;
 mod nameplates;
 mod names;
 mod offer;
+mod outcomes;
 mod registry;
 mod relay;
 mod rooms;
@@ -21,5 +22,6 @@ mod sessions;
 
 pub use command::{ClaimId, Command, ConnId, Record, StoreFailed};
 pub use config::{Limits, REFRESH, RegistryConfig, Stats, Timer};
+pub use outcomes::{BUCKETS_MS, Outcome, Outcomes, Sort};
 pub use registry::Registry;
 pub use relay::{RelayConfig, RelayStats, RelayTable, Route};

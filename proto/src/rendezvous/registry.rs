@@ -217,7 +217,8 @@ impl Registry {
             ToServer::PairMessage { nameplate, body } => self.pair_message(conn, nameplate, body, now),
             ToServer::PairLeave { nameplate } => self.pair_leave(conn, nameplate, now),
             ToServer::Aim(aim) => self.aim(conn, aim, now),
-            ToServer::Report(_) => {}
+            ToServer::Report(report) => self.report(conn, report),
+            ToServer::Odds { request } => self.tell_odds(conn, request),
             ToServer::Hello(_) => self.refuse(conn, Refusal::Protocol, now),
             ToServer::Update(_) | ToServer::Time { .. } | ToServer::Bye => {}
         }

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::command::ConnId;
 use super::connection::Run;
 use crate::id::{ChannelId, SessionId};
-use crate::wire::{PathPolicy, Role};
+use crate::punch::Plan;
+use crate::wire::{NetworkClass, PathPolicy, Role};
 
 /// One side of a session.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +23,17 @@ pub(super) struct Session {
     pub(super) ends: [End; 2],
     pub(super) round: u8,
     pub(super) channel: Option<ChannelId>,
+    /// What this round and the one before try, as long as no report on it has come.
+    pub(super) tried: [Option<Tried>; 2],
+}
+
+/// What a round tries.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tried {
+    pub(super) round: u8,
+    /// Caller first.
+    pub(super) classes: [NetworkClass; 2],
+    pub(super) plan: Plan,
 }
 
 impl Session {

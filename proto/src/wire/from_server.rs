@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use super::network::{Aim, Network};
+use super::odds::OddsRow;
 use super::to_server::PathPolicy;
 use crate::addr::OfferedCandidate;
 use crate::id::{ChannelId, Instance, Name, Nameplate, PairTag, PeerId, RequestId, SessionId};
@@ -84,6 +85,13 @@ pub enum FromServer {
     },
     /// 13: where the other side of a session is to be found.
     Aim(Aim),
+    /// 14: how attempts have ended here since the server started.
+    Odds {
+        /// The question.
+        request: RequestId,
+        /// At most [`super::odds::ODDS_ROWS_MAX`], one for a pair of classes.
+        rows: Vec<OddsRow>,
+    },
 }
 
 /// Registration succeeded.
@@ -155,6 +163,17 @@ pub enum Role {
     Caller,
     /// 1: was introduced.
     Callee,
+}
+
+impl Role {
+    /// The other side.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Caller => Self::Callee,
+            Self::Callee => Self::Caller,
+        }
+    }
 }
 
 /// Why a registration was refused.

@@ -7,6 +7,7 @@
 pub mod codec;
 mod from_server;
 pub mod network;
+pub mod odds;
 pub mod probe;
 pub mod relay;
 pub mod segments;
@@ -17,6 +18,7 @@ pub use from_server::{
     CloseReason, ConnectRefusal, FromServer, Introduction, PairEnd, Refusal, Role, ServerTime, Welcome,
 };
 pub use network::{Aim, Network, Span};
+pub use odds::{NetworkClass, OddsRow};
 pub use segments::segments;
 pub use to_server::{
     ACCEPT_TAGS_MAX, AGENT_LEN_MAX, Connect, Hello, PAIR_BODY_LEN_MAX, PathPolicy, Report, ToServer, Update,

@@ -69,6 +69,11 @@ pub enum ToServer {
     Aim(Aim),
     /// 12: how a round ended for this side.
     Report(Report),
+    /// 13: how do attempts between two networks end here?
+    Odds {
+        /// Matches the answer.
+        request: RequestId,
+    },
 }
 
 /// Who a node is and what it can be reached by.

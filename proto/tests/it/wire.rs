@@ -183,7 +183,12 @@ fn to_server() -> Vec<(ToServer, &'static str)> {
 
 /// Every message from the server, in the order of its numbers, with its bytes.
 fn from_server() -> Vec<(FromServer, &'static str)> {
-    [from_server_on_nodes(), from_server_on_pairing()].concat()
+    [
+        from_server_on_nodes(),
+        from_server_on_pairing(),
+        from_server_on_odds(),
+    ]
+    .concat()
 }
 
 fn from_server_on_nodes() -> Vec<(FromServer, &'static str)> {
@@ -284,9 +289,32 @@ fn from_server_on_pairing() -> Vec<(FromServer, &'static str)> {
     ]
 }
 
+fn from_server_on_odds() -> Vec<(FromServer, &'static str)> {
+    use knothole_proto::wire::{NetworkClass, OddsRow};
+    let row = OddsRow {
+        classes: [NetworkClass::PortRestricted, NetworkClass::Random],
+        attempts: 1_240,
+        direct: 1_215,
+        median_ms: 400,
+    };
+    let odds = FromServer::Odds {
+        request: RequestId(300),
+        rows: vec![row],
+    };
+    vec![(odds, "01010efb2c01010409fbd804fbbf04fb9001")]
+}
+
+/// With what was added last.
+fn all_to_server() -> Vec<(ToServer, &'static str)> {
+    let odds = ToServer::Odds {
+        request: RequestId(300),
+    };
+    [to_server(), vec![(odds, "01010dfb2c01")]].concat()
+}
+
 #[test]
 fn every_message_has_the_bytes_that_are_written_down() {
-    for (number, (message, golden)) in to_server().into_iter().enumerate() {
+    for (number, (message, golden)) in all_to_server().into_iter().enumerate() {
         let bytes = encode(&message).unwrap();
         assert_eq!(hex(&bytes), golden, "{message:?}");
         assert_eq!(
@@ -313,13 +341,29 @@ fn the_table_of_bytes_leaves_no_variant_out() {
     // Zeros are a value of every type here, so a variant past the table would leave some of them over instead.
     let past_the_end = |count: usize| [vec![1, 1, u8::try_from(count).unwrap()], vec![0; 400]].concat();
     assert_eq!(
-        decode::<ToServer>(&past_the_end(to_server().len())),
+        decode::<ToServer>(&past_the_end(all_to_server().len())),
         Err(CodecError::Malformed)
     );
     assert_eq!(
         decode::<FromServer>(&past_the_end(from_server().len())),
         Err(CodecError::Malformed)
     );
+}
+
+#[test]
+fn classes_of_networks_have_the_numbers_that_are_written_down() {
+    use knothole_proto::wire::{NetworkClass, OddsRow};
+    for (number, class) in (0_u32..).zip(NetworkClass::ALL) {
+        let row = OddsRow {
+            classes: [NetworkClass::Unknown, class],
+            attempts: 0,
+            direct: 0,
+            median_ms: 0,
+        };
+        let bytes = encode(&row).unwrap();
+        assert_eq!(u32::from(bytes[3]), number, "{class:?}");
+    }
+    assert_eq!(NetworkClass::ALL.len(), 11);
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod args;
 mod check;
 mod failure;
 mod run;
+mod stats;
 
 use std::ffi::OsString;
 use std::fmt::Display;

@@ -11,13 +11,11 @@ use tracing::{info, warn};
 use super::args::ServerArgs;
 use super::failure::{DONE, Failure};
 use super::say;
-use crate::{Ready, Server, Stats, StunPolicy};
+use super::stats::Reporter;
+use crate::{Ready, Server, StunPolicy};
 
-/// How often the log gets a line on how things stand, if anything changed.
+/// How often it is told how things stand, if anything changed.
 const SUMMARY_EVERY: Duration = Duration::from_secs(60);
-
-/// Bytes in the unit of the summary.
-const MEGABYTE: u64 = 1_000_000;
 
 /// Exit codes of a program that a signal ended: 128 and the signal's number.
 const INTERRUPTED: u8 = 130;
@@ -40,21 +38,22 @@ pub(super) fn run(args: &ServerArgs, json: bool) -> Result<ExitCode, Failure> {
         let mut signals = Signals::new()?;
         let server = Server::start(config).await?;
         print_ready(server.ready(), json);
-        serve(server, &mut signals).await
+        serve(server, &mut signals, json).await
     });
     // After a second signal nothing is waited for.
     runtime.shutdown_background();
     code
 }
 
-async fn serve(mut server: Server, signals: &mut Signals) -> Result<ExitCode, Failure> {
+async fn serve(mut server: Server, signals: &mut Signals, json: bool) -> Result<ExitCode, Failure> {
     let mut summary = interval(SUMMARY_EVERY);
     summary.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut before = Summary::default();
+    let mut reporter = Reporter::new(json);
     loop {
         tokio::select! {
             _ = signals.next() => {
                 info!("stopping; again to stop at once");
+                reporter.tell(&server.stats().await);
                 return Ok(tokio::select! {
                     () = server.shutdown() => ExitCode::from(DONE),
                     code = signals.next() => ExitCode::from(code),
@@ -65,11 +64,7 @@ async fn serve(mut server: Server, signals: &mut Signals) -> Result<ExitCode, Fa
                 return Err(Failure::other(format!("{part} ended unexpectedly; the log says more")));
             }
             _ = summary.tick() => {
-                let now = Summary::from(&server.stats().await);
-                if now != before {
-                    now.log();
-                    before = now;
-                }
+                reporter.tell(&server.stats().await);
             }
         }
     }
@@ -111,50 +106,5 @@ impl Signals {
             _ = self.interrupt.recv() => INTERRUPTED,
             _ = self.terminate.recv() => TERMINATED,
         }
-    }
-}
-
-/// What an operator wants to know at a glance.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Summary {
-    nodes: usize,
-    names: usize,
-    sessions: usize,
-    relayed_mb: u64,
-    refused_by_cap_mb: u64,
-    registrations_refused: u64,
-    dropped: u64,
-}
-
-impl From<&Stats> for Summary {
-    fn from(stats: &Stats) -> Self {
-        let datagrams = &stats.datagrams;
-        Self {
-            nodes: stats.registry.connected,
-            names: stats.registry.names,
-            sessions: stats.registry.sessions,
-            relayed_mb: stats.relay.forwarded_bytes / MEGABYTE,
-            refused_by_cap_mb: stats.relay.refused_bytes / MEGABYTE,
-            registrations_refused: stats.registry.refused.values().sum(),
-            dropped: datagrams.unknown
-                + datagrams.relay_malformed
-                + datagrams.relay_full
-                + datagrams.stun_full,
-        }
-    }
-}
-
-impl Summary {
-    fn log(&self) {
-        info!(
-            nodes = self.nodes,
-            names = self.names,
-            sessions = self.sessions,
-            relayed_mb = self.relayed_mb,
-            refused_by_cap_mb = self.refused_by_cap_mb,
-            registrations_refused = self.registrations_refused,
-            dropped = self.dropped,
-            "summary"
-        );
     }
 }

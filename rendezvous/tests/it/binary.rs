@@ -107,6 +107,29 @@ async fn run_prints_the_line_that_a_node_needs_and_ends_cleanly() {
 }
 
 #[tokio::test]
+async fn a_server_that_stops_tells_programs_how_things_stood() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let mut server = Running::start(&["run", "--listen", "127.0.0.1:0", "--json", "--open"], &data);
+    let ready: Value = serde_json::from_str(&server.line).unwrap();
+    let mut node = Node::connect(ready["server"].as_str().unwrap()).await;
+    assert!(matches!(node.hello(Some("nas")).await, FromServer::Welcome(_)));
+    server.signal("TERM");
+    assert_eq!(server.wait().await, Some(0));
+    let mut text = String::new();
+    let mut stdout = server.child.stdout.take().unwrap();
+    stdout.read_to_string(&mut text).unwrap();
+    let stats: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!(stats["event"], "stats", "{text}");
+    assert_eq!(
+        (&stats["nodes"], &stats["names"]),
+        (&1.into(), &1.into()),
+        "{text}"
+    );
+    assert_eq!(stats["outcomes"], Value::Array(Vec::new()), "{text}");
+}
+
+#[tokio::test]
 async fn a_server_that_was_killed_keeps_its_names_and_tells_nodes_at_their_next_packet() {
     let dir = tempfile::tempdir().unwrap();
     let mut server = Running::start(&["run", "--listen", "127.0.0.1:0"], dir.path());

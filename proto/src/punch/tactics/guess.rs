@@ -3,7 +3,7 @@
 //! With K openers and M probes over N ports they meet with a chance of about 1 - exp(-K M / N). A probe of a new port is
 //! worth as much as a copy of an old one and covers more, so nothing is sent twice.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::Stock;
@@ -43,7 +43,7 @@ pub(super) fn plan_birthday(stock: &mut Stock, start: Instant) {
     };
     let room = u64::from(u16::MAX - from) + 1;
     let count = BIRTHDAY_PROBES.min(usize::try_from(room).unwrap_or(BIRTHDAY_PROBES));
-    let (mut ports, mut drawn) = (Vec::with_capacity(count), HashSet::with_capacity(count));
+    let (mut ports, mut drawn) = (Vec::with_capacity(count), BTreeSet::new());
     while ports.len() < count {
         let port = from + u16::try_from(stock.rng.below(room)).unwrap_or(0);
         if drawn.insert(port) {

@@ -25,12 +25,12 @@ use std::time::{Duration, Instant};
 use self::bracket::Bracket;
 use self::fresh::Fresh;
 use self::steps::Steps;
-use super::config::{FIND_PAUSE, OPENER_GAP, OPENER_TTL_ASSUMED};
-use super::plan::Plan;
+use super::config::{FIND_PAUSE, OPENER_GAP, OPENER_TTL_ASSUMED, SCHEDULE_OPENER_MS};
 use crate::path::SocketId;
+use crate::plan::Plan;
 use crate::seed::Rng;
 use crate::stun::{BindingRequest, Change};
-use crate::wire::network::{Network, Span};
+use crate::wire::network::{Filtering, Mapping, Network, Span};
 use crate::wire::{Aim, Role};
 
 /// What a round asks of one side, beyond the addresses that were offered.
@@ -50,6 +50,8 @@ pub struct Orders {
     pub sockets: Vec<SocketId>,
     /// Two ports of the server, if it has two, at its IPv4 address.
     pub stun: Vec<SocketAddr>,
+    /// The server sees both at one address, so they may be in one network.
+    pub together: bool,
 }
 
 /// How many fresh sockets a side needs for its part.
@@ -176,6 +178,10 @@ impl Tactics {
                 stock.plan_opener(start, now);
                 Part::Plain
             }
+            Plan::Reverse { by } if by != role => {
+                stock.plan_side_opener(start);
+                Part::Plain
+            }
             Plan::Fresh => Part::Fresh(Fresh::new(&mut stock, now)),
             Plan::Steps => Part::Steps(Steps::new(&mut stock, now)),
             Plan::Bracket { hard } if hard == role => Part::Bracket(Bracket::new(&mut stock, start)),
@@ -245,9 +251,17 @@ impl Tactics {
         }
     }
 
-    /// The peer was heard on a way that was not known: that may be it.
-    pub(super) fn handle_found(&mut self, now: Instant) {
-        self.paused = Some(now + FIND_PAUSE);
+    /// The peer was heard on a way that was not known: that may be it. `false`: another find is being looked into.
+    pub(super) fn handle_found(&mut self, now: Instant) -> bool {
+        let many = matches!(
+            self.stock.orders.plan,
+            Plan::Bracket { .. } | Plan::Block { .. } | Plan::Birthday { .. } | Plan::Steps
+        );
+        let busy = many && self.paused.is_some_and(|until| now < until);
+        if !busy {
+            self.paused = Some(now + FIND_PAUSE);
+        }
+        !busy
     }
 
     /// What is to be done now.
@@ -305,6 +319,28 @@ impl Stock {
             };
             self.shots.push_back(Shot {
                 at,
+                socket: self.main,
+                what,
+            });
+        }
+    }
+
+    /// Let the peer's address in where the own filter goes by address. Where ports change with the destination it goes to a
+    /// port at which nobody is, lest the answer to the peer leaves from a mapping of its own.
+    fn plan_side_opener(&mut self, start: Instant) {
+        let own = self.orders.own;
+        if own.filtering == Filtering::Independent {
+            return;
+        }
+        let keeps = matches!(own.mapping, Mapping::None | Mapping::Independent);
+        let to = match keeps {
+            true => self.target,
+            false => self.at_port((self.target.port() ^ 1).max(1)),
+        };
+        for ms in SCHEDULE_OPENER_MS {
+            let what = What::Probe { to, ttl: None };
+            self.shots.push_back(Shot {
+                at: start + Duration::from_millis(*ms),
                 socket: self.main,
                 what,
             });

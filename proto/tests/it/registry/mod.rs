@@ -5,4 +5,5 @@ mod anything;
 mod expiry;
 mod introduction;
 mod nameplates;
+mod outcomes;
 mod world;

@@ -29,7 +29,8 @@ pub enum Plan {
     Dial,
     /// Both keep their ports: both send at once.
     Punch,
-    /// This side's port is not known before it sends, and the other side lets it in.
+    /// One side lets the other in at the endpoint that the server saw, wherever its packets come from; that side waits, because
+    /// what it sends first might leave from another endpoint.
     Reverse {
         /// Who sends first.
         by: Role,
@@ -84,7 +85,7 @@ impl Plan {
             Self::Dial => "one side lets anyone in, so a packet to it is enough",
             Self::Punch => "both routers keep one port for all destinations, so both send at once",
             Self::Reverse { .. } => {
-                "one router takes a new port for each destination, and the other lets any port of a known address in: the first dials"
+                "one router takes a new port for each destination, and one lets in whoever comes: the other side dials"
             }
             Self::Fresh => "both take fresh ports, so that nothing that was sent before stands in the way",
             Self::Bracket { .. } => {
@@ -151,6 +152,9 @@ fn both_keep(networks: [Network; 2], again: bool) -> Plan {
 fn one_keeps(easy: Network, hard: Network, role: Role, again: bool, guess: bool) -> Plan {
     if lets_in(easy, hard, again) {
         return Plan::Reverse { by: role };
+    }
+    if lets_in(hard, easy, again) {
+        return Plan::Reverse { by: role.other() };
     }
     match hard.ports {
         Ports::PreserveFirst { .. } if !again => Plan::Fresh,
@@ -297,6 +301,11 @@ mod tests {
         assert_eq!(
             plan([open, hard(Ports::Random)], true, true),
             Plan::Reverse { by: Role::Callee }
+        );
+        assert_eq!(
+            plan([open, cone(Filtering::AddressAndPort)], false, true),
+            Plan::Reverse { by: Role::Callee },
+            "and by one that keeps its port, too"
         );
         assert_eq!(
             plan([cone(Filtering::Address), moving], false, true),
