@@ -31,7 +31,7 @@ fn offered(addr: SocketAddr, attested: bool) -> OfferedCandidate {
 }
 
 /// The networks that anybody may claim to be in, and one that says nothing.
-fn networks() -> [Network; 7] {
+fn networks() -> [Network; 6] {
     let hard = |ports| Network {
         mapping: Mapping::AddressAndPort,
         filtering: Filtering::AddressAndPort,
@@ -51,7 +51,6 @@ fn networks() -> [Network; 7] {
         },
         easy,
         hard(Ports::Random),
-        hard(Ports::From(32_768)),
         hard(Ports::Block {
             low: 1,
             high: u16::MAX,

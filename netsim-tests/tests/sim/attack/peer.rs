@@ -64,7 +64,7 @@ fn authentic_probes_from_a_forged_source_bring_that_source_no_more_than_an_answe
     for networks in [
         [networks()[1]; 2],
         [networks()[1], networks()[2]],
-        [networks()[5]; 2],
+        [networks()[4]; 2],
     ] {
         let mut rig = Rig::new(1, false);
         let introduction = rig.introduction(0, vec![offered(itself(), true)], networks);
@@ -142,14 +142,15 @@ fn an_echo_of_what_was_sent_elsewhere_proves_nothing() {
     let mut seen = 0;
     for step in 0..200_u64 {
         rig.run(rig.now + 20 * MS);
+        // It reads what comes to its own address, and not what goes to the victim's.
         let new: Vec<_> = rig.sent[seen..]
             .iter()
+            .filter(|(_, sent)| sent.to == itself())
             .map(|(_, sent)| sent.bytes.clone())
             .collect();
         seen = rig.sent.len();
         for (number, bytes) in new.iter().enumerate() {
             if let Some(got) = keys.open(bytes) {
-                // It went to the peer's own address, and the echo comes from the victim's.
                 let nonce = 1 + step * 1_000 + number as u64;
                 let forged = Probe {
                     echo: got.nonce,
@@ -161,6 +162,6 @@ fn an_echo_of_what_was_sent_elsewhere_proves_nothing() {
     }
     rig.run(rig.now + 5 * SECOND);
     let to_victim = rig.paths().iter().filter(|at| **at == victim()).count();
-    // Who reads what it was sent can answer from any source; what is sent to the source it cannot read.
+    assert!(seen > 3, "there was something to echo");
     assert_eq!(to_victim, 0, "{:?}", rig.paths());
 }
