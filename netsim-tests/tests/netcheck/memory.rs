@@ -102,6 +102,7 @@ impl Network {
             unreachable!()
         };
         FingerprintConfig {
+            others: None,
             server_v4: endpoint(SERVER_V4[0]).filter(|_| v4 || nat64),
             server_v6: endpoint(SERVER_V6[0]).filter(|_| self.host.iter().any(IpAddr::is_ipv6)),
             nat64: nat64.then(|| SocketAddr::new(embed(first).into(), PORTS[0])),

@@ -2,7 +2,7 @@
 //! networks lets expect.
 
 use knothole_proto::fingerprint::{Class, Fact, Filtering, Fingerprint};
-use knothole_proto::punch::{Plan, plan};
+use knothole_proto::plan::{Plan, plan};
 use knothole_proto::wire::{NetworkClass, OddsRow};
 
 /// What the plan lets expect.

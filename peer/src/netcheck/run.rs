@@ -20,6 +20,7 @@ pub(super) async fn run(
     observe: &mut impl FnMut(&Learnt),
 ) -> Result<Fingerprint, NetcheckError> {
     let config = FingerprintConfig {
+        others: None,
         server_v4: servers.v4,
         server_v6: servers.v6,
         nat64: servers.nat64,

@@ -36,6 +36,8 @@ pub(super) struct Survey {
     last: Option<Instant>,
     /// The server's addresses, IPv4 and IPv6, where there are any.
     servers: [Option<SocketAddr>; 2],
+    /// And all the places of it that it told itself.
+    others: Vec<SocketAddr>,
 }
 
 impl Survey {
@@ -46,7 +48,12 @@ impl Survey {
 
 impl Connector {
     /// The server can be asked now: plan a survey, unless the network is known.
-    pub(super) fn prepare_survey(&mut self, servers: &[(SocketId, SocketAddr)], now: Instant) {
+    pub(super) fn prepare_survey(
+        &mut self,
+        servers: &[(SocketId, SocketAddr)],
+        alternate: Option<SocketAddr>,
+        now: Instant,
+    ) {
         let of = |v6| {
             servers
                 .iter()
@@ -54,6 +61,13 @@ impl Connector {
                 .find(|server| server.is_ipv6() == v6)
         };
         self.survey.servers = [of(false), of(true)];
+        self.survey.others = self
+            .survey
+            .servers
+            .into_iter()
+            .chain([alternate])
+            .flatten()
+            .collect();
         if self.config.fingerprint && !self.knows_network() && self.survey.run.is_none() {
             self.survey.begin_at = Some(now + DELAY);
         }
@@ -99,6 +113,7 @@ impl Connector {
                 server_v6,
                 nat64: None,
                 local: hosts.map(|own| own.addr.ip()).collect(),
+                others: Some(self.survey.others.clone()),
             };
             let seed = self.seed.child("survey", self.rng.u64());
             self.survey.run = Some(Fingerprinter::new(config, &seed, now));

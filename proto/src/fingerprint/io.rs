@@ -18,6 +18,9 @@ pub struct FingerprintConfig {
     pub nat64: Option<SocketAddr>,
     /// Addresses of this machine's interfaces.
     pub local: Vec<IpAddr>,
+    /// Other places of the server, where they are known for sure. Then an answer that names another one is not believed:
+    /// STUN answers are not authenticated, and somebody on the way could have the questions sent anywhere.
+    pub others: Option<Vec<SocketAddr>>,
 }
 
 /// Something happened.

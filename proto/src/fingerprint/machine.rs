@@ -309,7 +309,7 @@ impl Fingerprinter {
         if question.purpose == Purpose::Seen(super::question::Place::Main)
             && let Some(side) = self.sides.get_mut(question.side)
         {
-            side.learn_places(answer);
+            side.learn_places(answer, self.config.others.as_deref());
         }
         self.set(question, Outcome::Answered(answer.mapped));
     }

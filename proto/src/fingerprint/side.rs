@@ -83,11 +83,12 @@ impl Side {
 
     /// The first answer names the server's other places. An address that does not reach as far as the server's own is
     /// none: it may be what a server behind a NAT has inside.
-    pub(super) fn learn_places(&mut self, answer: &BindingAnswer) {
+    pub(super) fn learn_places(&mut self, answer: &BindingAnswer, known: Option<&[SocketAddr]>) {
         let Some(other) = answer.other.map(canonical) else {
             return;
         };
-        if other.is_ipv4() != self.server.is_ipv4() || other.port() == 0 {
+        let strange = |known: &[SocketAddr]| known.iter().all(|known| known.ip() != other.ip());
+        if other.is_ipv4() != self.server.is_ipv4() || other.port() == 0 || known.is_some_and(strange) {
             return;
         }
         let own =

@@ -7,7 +7,7 @@ use super::command::ConnId;
 use super::registry::Registry;
 use super::sessions::Tried;
 use crate::id::{RequestId, SessionId};
-use crate::punch::plan;
+use crate::plan::plan;
 use crate::wire::odds::{NetworkClass, ODDS_ROWS_MAX, OddsRow};
 use crate::wire::{FromServer, Report, Role};
 

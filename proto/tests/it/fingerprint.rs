@@ -557,6 +557,7 @@ fn no_input_makes_it_panic_run_on_or_send_without_bound() {
         let nat = if seed % 2 == 0 { home() } else { symmetric() };
         let mut world = World::new((seed % 5 != 0).then_some(nat), &FOUR);
         let config = FingerprintConfig {
+            others: None,
             server_v4: Some(addr("5.5.5.1:5668")),
             server_v6: (seed % 3 == 0).then(|| addr("[2a05::1]:5668")),
             nat64: (seed % 7 == 0).then(|| addr("[64:ff9b::505:501]:5668")),
