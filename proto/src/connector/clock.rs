@@ -108,6 +108,7 @@ mod tests {
             second: ServerTime(start),
             networks: Default::default(),
             guess: false,
+            again: false,
         }
     }
 

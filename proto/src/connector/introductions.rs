@@ -12,7 +12,7 @@ use crate::path::Why;
 use crate::plan::Plan;
 use crate::punch::{self, PunchAgent, Round, Setup};
 use crate::wire::probe::ProbeKeys;
-use crate::wire::{ConnectRefusal, Introduction, PathPolicy, Role, ToServer};
+use crate::wire::{ConnectRefusal, Introduction, Network, PathPolicy, Role, ToServer};
 
 impl Connector {
     pub(super) fn on_introduction(&mut self, introduction: Introduction, now: Instant) {
@@ -117,6 +117,7 @@ impl Connector {
             backoff: Backoff::default(),
             round: introduction.round,
             plan: Plan::Unknown,
+            peer_network: Network::default(),
             round_begun: now,
             probes_before: 0,
             reported: false,

@@ -9,7 +9,7 @@ use crate::path::{Path, Why};
 use crate::plan::Plan;
 use crate::punch::PunchAgent;
 use crate::seed::Rng;
-use crate::wire::{PathPolicy, Role};
+use crate::wire::{Network, PathPolicy, Role};
 
 #[derive(Debug)]
 pub(super) struct LinkState {
@@ -42,6 +42,8 @@ pub(super) struct LinkState {
     pub(super) backoff: Backoff,
     /// The round of the session that is under way, or was the last one.
     pub(super) round: u8,
+    /// The peer's network, as the server knew it then.
+    pub(super) peer_network: Network,
     /// What both sides do in it.
     pub(super) plan: Plan,
     /// When its introduction came.

@@ -24,7 +24,7 @@ impl Connector {
             Role::Caller => (caller, callee),
             Role::Callee => (callee, caller),
         };
-        let again = introduction.round > 0;
+        let again = introduction.again;
         let mut plan = plan(
             introduction.networks,
             again,
@@ -37,6 +37,7 @@ impl Connector {
         }
         if let Some(link) = self.links.get_mut(&id) {
             link.plan = plan;
+            link.peer_network = peer;
         }
         let over_v4 = self.main_sockets().iter().any(|socket| socket.id == SocketId::V4);
         let wanted = match seen.filter(|_| over_v4) {

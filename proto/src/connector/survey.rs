@@ -5,12 +5,17 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::link::LinkState;
 use super::machine::Connector;
 use super::sockets::Owner;
 use super::{Event, Output, Transmit};
 use crate::addr::CandidateKind;
-use crate::fingerprint::{self, Allocation, Fingerprint, FingerprintConfig, Fingerprinter, Obstacle};
+use crate::fingerprint::{
+    self, Allocation, Fact, Fingerprint, FingerprintConfig, Fingerprinter, Learnt, Obstacle,
+};
 use crate::path::SocketId;
+use crate::plan::{Plan, plan};
+use crate::punch::PunchAgent;
 use crate::wire::network::{Filtering, Mapping, Network, Ports};
 
 /// After the registration the survey waits this long: first come the clock and the own address, which everybody needs.
@@ -156,6 +161,10 @@ impl Connector {
                         self.push(Output::Transmit(Transmit { socket, ..transmit }));
                     }
                 }
+                fingerprint::Output::Learnt(fact) if decides(&fact) => {
+                    let so_far = run.so_far(now);
+                    self.learn_network(&so_far, now);
+                }
                 fingerprint::Output::Learnt(_) => {}
                 fingerprint::Output::Done(known) => {
                     self.stop_survey();
@@ -181,15 +190,31 @@ impl Connector {
         if !self.knows_network() {
             return;
         }
-        let waiting = |link: &&mut super::link::LinkState| {
-            link.direct.is_none()
-                && link.asks()
-                && link.agent.as_ref().is_some_and(|agent| !agent.is_punching())
+        let own = self.network;
+        let waiting = |link: &&mut LinkState| {
+            link.direct.is_none() && link.asks() && link.plan == Plan::Unknown && wants_more(link, own)
         };
         for link in self.links.values_mut().filter(waiting) {
             link.backoff.restart(now + TRY_AGAIN);
         }
     }
+}
+
+/// Is this what plans hang on most? Then it is told before the rest is known: a mapping that needs no more, or how ports
+/// are chosen.
+fn decides(fact: &Learnt) -> bool {
+    matches!(
+        fact,
+        Learnt::Mapping(Fact::Known(fingerprint::Mapping::EndpointIndependent))
+            | Learnt::Ports(Fact::Known(_))
+    )
+}
+
+/// The round went by too little knowledge. Would it do more than what it does?
+fn wants_more(link: &LinkState, own: Network) -> bool {
+    let open = link.agent.as_ref().is_some_and(PunchAgent::is_punching);
+    let better = plan([own, link.peer_network], false, true);
+    !open || !matches!(better, Plan::Unknown | Plan::Dial | Plan::Punch | Plan::Hopeless)
 }
 
 /// What peers need to know of it.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::burst::Bursts;
 use super::depth::Depth;
+use super::facts::Fingerprint;
 use super::flows::Flows;
 use super::hairpin::HairpinTest;
 use super::io::{FingerprintConfig, Input, Learnt, Output};
@@ -145,6 +146,11 @@ impl Fingerprinter {
                 return Output::Wait(Some(self.next_due()));
             }
         }
+    }
+
+    /// What is known at this moment; what is not says why not.
+    pub fn so_far(&self, now: Instant) -> Fingerprint {
+        self.result(now)
     }
 
     /// Ask for a fresh socket for this destination.

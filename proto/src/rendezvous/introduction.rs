@@ -12,7 +12,7 @@ use super::registry::Registry;
 use super::sessions::{End, Session};
 use crate::id::{ChannelId, PairTag, SessionId};
 use crate::plan::wants_guess;
-use crate::wire::network::SPANS_MAX;
+use crate::wire::network::{Mapping, SPANS_MAX};
 use crate::wire::{
     Aim, CloseReason, Connect, ConnectRefusal, FromServer, Introduction, Network, PathPolicy, Refusal, Role,
     ServerTime,
@@ -133,6 +133,7 @@ impl Registry {
         let session = Session {
             ends,
             round: 0,
+            informed: false,
             channel: None,
             tried: [None; 2],
         };
@@ -160,8 +161,9 @@ impl Registry {
             now: self.clock.at(now),
             second: self.clock.at(now + clock::second(one, other)),
         };
-        let guess = guess && self.may_guess(&session, now);
-        self.note_round(id, guess);
+        let again = self.is_again(id, &session);
+        let guess = guess && self.may_guess(&session, again, now);
+        self.note_round(id, again, guess);
         let [caller, callee] = session.conns();
         self.counts.introduced += 1;
         for (conn, peer, role) in [(callee, caller, Role::Callee), (caller, callee, Role::Caller)] {
@@ -171,6 +173,7 @@ impl Registry {
                     role,
                     request,
                     guess,
+                    again,
                     ..introduction
                 };
                 self.send(conn, FromServer::Introduction(introduction));
@@ -211,6 +214,7 @@ impl Registry {
             second: moment.second,
             networks: session.conns().map(|conn| self.network(conn)),
             guess: false,
+            again: false,
         })
     }
 
@@ -246,11 +250,23 @@ impl Registry {
         node.map(|node| node.network).unwrap_or_default()
     }
 
+    /// Has what this round would do first been tried in vain? A round in which less was known of the networks does not count.
+    fn is_again(&mut self, id: SessionId, session: &Session) -> bool {
+        let known = session
+            .conns()
+            .iter()
+            .all(|conn| self.network(*conn).mapping != Mapping::Unknown);
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.informed |= known;
+        }
+        session.round > 0 && (session.informed || !known)
+    }
+
     /// Do both agree to a round of guessing, and has either's address been spared for long enough? Asked, and counted,
     /// only where the plan would guess.
-    fn may_guess(&mut self, session: &Session, now: Instant) -> bool {
+    fn may_guess(&mut self, session: &Session, again: bool, now: Instant) -> bool {
         let networks = session.conns().map(|conn| self.network(conn));
-        if !networks.iter().all(|network| network.guesses) || !wants_guess(networks, session.round > 0) {
+        if !networks.iter().all(|network| network.guesses) || !wants_guess(networks, again) {
             return false;
         }
         let rate = self.config.limits.guesses_per_target;

@@ -130,7 +130,7 @@ impl Outcomes {
 
 impl Registry {
     /// A round of this session begins: remember what is tried, for the report on it.
-    pub(super) fn note_round(&mut self, id: SessionId, guess: bool) {
+    pub(super) fn note_round(&mut self, id: SessionId, again: bool, guess: bool) {
         let Some(session) = self.sessions.get(id) else {
             return;
         };
@@ -139,7 +139,7 @@ impl Registry {
             Tried {
                 round: session.round,
                 classes: networks.map(|network| NetworkClass::from(&network)),
-                plan: plan(networks, session.round > 0, guess),
+                plan: plan(networks, again, guess),
             }
         });
         if let Some(session) = self.sessions.get_mut(id) {

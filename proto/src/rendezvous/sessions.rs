@@ -22,6 +22,8 @@ pub(super) struct End {
 pub(super) struct Session {
     pub(super) ends: [End; 2],
     pub(super) round: u8,
+    /// A round began in which both networks were known.
+    pub(super) informed: bool,
     pub(super) channel: Option<ChannelId>,
     /// What this round and the one before try, as long as no report on it has come.
     pub(super) tried: [Option<Tried>; 2],

@@ -154,6 +154,8 @@ pub struct Introduction {
     pub networks: [Network; 2],
     /// May this round guess ports?
     pub guess: bool,
+    /// What the plan would do first was tried in vain.
+    pub again: bool,
 }
 
 /// The side of a session. The caller is the client of the QUIC connection and decides between equal paths.

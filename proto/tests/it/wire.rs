@@ -95,6 +95,7 @@ fn introduction() -> Introduction {
         second: ServerTime(1_100_000),
         networks: [network(), Network::default()],
         guess: true,
+        again: true,
     }
 }
 
@@ -232,7 +233,7 @@ fn from_server_on_nodes() -> Vec<(FromServer, &'static str)> {
             "010104030303030303030303030303030303030101010604040404040404040404040404\
              0404040404040404040404040404040404040401036e6173050101010101010101010101\
              010101010101020005050505fb341201010702fc40420f00fb8403fce0c8100004020303\
-             fb2c0103010100000000000001",
+             fb2c010301010000000000000101",
         ),
         (
             FromServer::ConnectFailed {
@@ -725,6 +726,7 @@ fn any_introduction() -> impl Strategy<Value = Introduction> {
             second: ServerTime(start),
             networks: [network, Network::default()],
             guess: true,
+            again: false,
         }
     })
 }

@@ -159,6 +159,7 @@ impl Rig {
             second: at(160 * MS),
             networks,
             guess: true,
+            again: false,
         }
     }
 

@@ -26,6 +26,7 @@ pub(super) fn introduction(peer: usize, tag: PairTag) -> Introduction {
         second: ServerTime(0),
         networks: Default::default(),
         guess: false,
+        again: false,
     }
 }
 
