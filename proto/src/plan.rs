@@ -103,9 +103,9 @@ impl Plan {
         }
     }
 
-    /// Does it take more than the exchange of a few probes with addresses that were offered? Then both must agree.
+    /// Does it take more than 50 packets of a side? Then both must agree.
     pub const fn guesses(self) -> bool {
-        matches!(self, Self::Block { .. } | Self::Birthday { .. })
+        matches!(self, Self::Block { .. } | Self::Birthday { .. } | Self::Steps)
     }
 }
 
@@ -119,7 +119,7 @@ pub fn plan(networks: [Network; 2], again: bool, guess: bool) -> Plan {
         [Some(true), Some(true)] => both_keep(networks, again),
         [Some(true), Some(false)] => one_keeps(caller, callee, Role::Callee, again, guess),
         [Some(false), Some(true)] => one_keeps(callee, caller, Role::Caller, again, guess),
-        [Some(false), Some(false)] => neither_keeps(networks, again),
+        [Some(false), Some(false)] => neither_keeps(networks, again, guess),
     }
 }
 
@@ -166,7 +166,7 @@ fn one_keeps(easy: Network, hard: Network, role: Role, again: bool, guess: bool)
     }
 }
 
-fn neither_keeps(networks: [Network; 2], again: bool) -> Plan {
+fn neither_keeps(networks: [Network; 2], again: bool, guess: bool) -> Plan {
     let [caller, callee] = networks;
     let first = |network: Network| matches!(network.ports, Ports::PreserveFirst { .. });
     let counts = |network: Network| {
@@ -184,7 +184,7 @@ fn neither_keeps(networks: [Network; 2], again: bool) -> Plan {
     } else if first(caller) && first(callee) && !again {
         Plan::Fresh
     } else if counts(caller) && counts(callee) {
-        Plan::Steps
+        if guess { Plan::Steps } else { Plan::NoGuess }
     } else {
         Plan::Hopeless
     }
@@ -283,6 +283,7 @@ mod tests {
         let easy = cone(Filtering::AddressAndPort);
         assert_eq!(plan([easy, hard(Ports::Random)], false, false), Plan::NoGuess);
         assert_eq!(plan([easy, hard(BLOCK)], false, false), Plan::NoGuess);
+        assert_eq!(plan([hard(COUNTER), hard(COUNTER)], false, false), Plan::NoGuess);
         assert!(wants_guess([easy, hard(Ports::Random)], false));
         assert!(!wants_guess([easy, hard(COUNTER)], false));
         assert_eq!(plan([easy, hard(COUNTER)], false, false).word(), "bracket");
