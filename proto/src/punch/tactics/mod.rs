@@ -438,7 +438,15 @@ impl Stock {
                 });
             }
         }
-        self.questions.retain(|question| !question.request.is_over());
+        // Without the answer nothing goes on, and the round ends soon enough.
+        for question in self
+            .questions
+            .iter_mut()
+            .filter(|question| question.request.is_over())
+        {
+            let server = question.request.server();
+            question.request = BindingRequest::new(server, Change::None, &mut self.rng, now);
+        }
         if paused || self.shots.front()?.at > now {
             return None;
         }
