@@ -101,7 +101,7 @@ impl Connector {
             reflexive: welcome.reflexive,
         };
         self.event(Event::Registered {
-            name: welcome.name,
+            name: welcome.name.clone(),
             reflexive: welcome.reflexive,
             relay: welcome.relay,
         });
@@ -111,7 +111,7 @@ impl Connector {
         self.nat
             .begin(&stun, welcome.alternate_port, control_v6, &mut self.rng, now);
         self.send_stun(now);
-        self.prepare_survey(&stun, welcome.alternate, now);
+        self.prepare_survey(&stun, &welcome, now);
         self.teach_agents();
         for link in self.links.values_mut().filter(|link| link.asks()) {
             let spread = Duration::from_millis(self.rng.below(RETURN_SPREAD_MS));

@@ -116,6 +116,7 @@ impl Connector {
             left: false,
             backoff: Backoff::default(),
             round: introduction.round,
+            again: false,
             plan: Plan::Unknown,
             peer_network: Network::default(),
             round_begun: now,
@@ -206,12 +207,14 @@ impl Connector {
         };
         agent.handle_end();
         while let Some(event) = agent.poll_event() {
-            if let punch::Event::SourceGone { socket, remote } = event {
-                self.event(Event::SourceGone {
+            match event {
+                punch::Event::SourceGone { socket, remote } => self.event(Event::SourceGone {
                     link: id,
                     socket,
                     remote,
-                });
+                }),
+                punch::Event::Unused { socket } => self.close_socket(socket),
+                _ => {}
             }
         }
     }

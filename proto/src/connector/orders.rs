@@ -31,12 +31,15 @@ impl Connector {
             introduction.guess && self.config.guesses,
         );
         let seen = attested_v4(introduction);
+        let direct = self.links.get(&id).is_some_and(|link| link.direct.is_some());
         if plan.guesses() {
-            let allowed = seen.is_some_and(|seen| self.guessing.begin(id, introduction.peer, seen.ip(), now));
+            let mut begin = |seen: SocketAddr| self.guessing.begin(id, introduction.peer, seen.ip(), now);
+            let allowed = !direct && seen.is_some_and(&mut begin);
             plan = if allowed { plan } else { Plan::NoGuess };
         }
         if let Some(link) = self.links.get_mut(&id) {
             link.plan = plan;
+            link.again = again;
             link.peer_network = peer;
         }
         let over_v4 = self.main_sockets().iter().any(|socket| socket.id == SocketId::V4);
@@ -103,7 +106,8 @@ impl Connector {
             direct_ms: direct.then(|| u32::try_from(took).unwrap_or(u32::MAX)),
             probes: u16::try_from(probes.saturating_sub(link.probes_before)).unwrap_or(u16::MAX),
         });
-        let surprise = !direct && matches!(link.plan, Plan::Dial | Plan::Punch | Plan::Reverse { .. });
+        let should_have = matches!(link.plan, Plan::Dial | Plan::Punch | Plan::Reverse { .. });
+        let surprise = !direct && !link.again && should_have;
         self.guessing.end(id, peer, direct);
         if let Some(report) = report {
             self.say(ToServer::Report(report));

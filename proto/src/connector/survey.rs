@@ -2,7 +2,7 @@
 //!
 //! A [`Fingerprinter`] asks; this gives it sockets, and draws from its answer what peers need to know.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::link::LinkState;
@@ -16,6 +16,7 @@ use crate::fingerprint::{
 use crate::path::SocketId;
 use crate::plan::{Plan, plan};
 use crate::punch::PunchAgent;
+use crate::wire::Welcome;
 use crate::wire::network::{Filtering, Mapping, Network, Ports};
 
 /// After the registration the survey waits this long: first come the clock and the own address, which everybody needs.
@@ -43,6 +44,8 @@ pub(super) struct Survey {
     servers: [Option<SocketAddr>; 2],
     /// And all the places of it that it told itself.
     others: Vec<SocketAddr>,
+    /// Where the server saw this node when the survey was prepared.
+    seen: Option<IpAddr>,
 }
 
 impl Survey {
@@ -56,9 +59,18 @@ impl Connector {
     pub(super) fn prepare_survey(
         &mut self,
         servers: &[(SocketId, SocketAddr)],
-        alternate: Option<SocketAddr>,
+        welcome: &Welcome,
         now: Instant,
     ) {
+        let (alternate, seen) = (welcome.alternate, welcome.reflexive.ip());
+        if self
+            .survey
+            .seen
+            .replace(seen)
+            .is_some_and(|before| before != seen)
+        {
+            self.doubt_network(true, now);
+        }
         let of = |v6| {
             servers
                 .iter()
@@ -88,7 +100,7 @@ impl Connector {
     /// Addresses are others than before, or an attempt failed that should not have: what was known is not believed any more.
     pub(super) fn doubt_network(&mut self, moved: bool, now: Instant) {
         let recent = self.survey.last.is_some_and(|last| now < last + APART);
-        if !self.config.fingerprint || !self.control.is_registered() || (recent && !moved) {
+        if recent && !moved {
             return;
         }
         self.stop_survey();
@@ -96,7 +108,9 @@ impl Connector {
             guesses: self.config.guesses,
             ..Network::default()
         };
-        self.survey.begin_at = Some(now + SETTLE);
+        if self.config.fingerprint && self.control.is_registered() {
+            self.survey.begin_at = Some(now + SETTLE);
+        }
     }
 
     /// The server is gone, and with it whom to ask.

@@ -152,6 +152,9 @@ pub const OPENER_TTL_ASSUMED: u8 = 3;
 /// Time between two openers: 500 a second, which a home router's CPU bears (`nat-techniques` part 4).
 pub const OPENER_SPACING: Duration = Duration::from_millis(2);
 
+/// A packet of a plan that is late by more than this is left out. A busy machine is late by some milliseconds.
+pub const OVERDUE: Duration = Duration::from_millis(250);
+
 /// Something was found: nothing more is tried for so long, which is a proof's time on any path. If it comes to nothing the rest
 /// follows.
 pub const FIND_PAUSE: Duration = Duration::from_secs(1);

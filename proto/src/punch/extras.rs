@@ -108,6 +108,10 @@ impl PunchAgent {
         };
         self.close(&gone);
         let Some(orders) = &round.orders else { return };
+        if self.used.is_some() {
+            // There is a path; what the peer wants of a plan it finds by ordinary probes.
+            return self.close(&orders.sockets);
+        }
         self.extras.spares.extend(&orders.sockets);
         let main = self
             .sockets

@@ -11,7 +11,7 @@ use crate::punch::config::{
     GUESS_BURST_SPACING,
 };
 use crate::punch::tactics::Step;
-use crate::wire::network::{Ports, Span};
+use crate::wire::network::{Ports, SPANS_MAX, Span};
 
 /// Fresh sockets: the openers, and a reading before and after.
 pub(super) const SOCKETS: usize = BRACKET_OPENERS + 2;
@@ -98,7 +98,7 @@ impl Bracket {
 pub(super) fn probe_between(stock: &mut Stock, spans: &[Span], now: Instant) -> bool {
     let step = step_of(stock.orders.peer.ports);
     let mut ports: Vec<u16> = Vec::new();
-    for span in spans {
+    for span in spans.iter().take(SPANS_MAX) {
         ports.extend(steps_between(*span, step));
     }
     ports.truncate(BRACKET_PROBES_MAX);

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use self::bracket::Bracket;
 use self::fresh::Fresh;
 use self::steps::Steps;
-use super::config::{FIND_PAUSE, OPENER_GAP, OPENER_TTL_ASSUMED, SCHEDULE_OPENER_MS};
+use super::config::{FIND_PAUSE, OPENER_GAP, OPENER_TTL_ASSUMED, OVERDUE, SCHEDULE_OPENER_MS};
 use crate::path::SocketId;
 use crate::plan::Plan;
 use crate::seed::Rng;
@@ -260,6 +260,7 @@ impl Tactics {
         let busy = many && self.paused.is_some_and(|until| now < until);
         if !busy {
             self.paused = Some(now + FIND_PAUSE);
+            self.stock.put_off(FIND_PAUSE);
         }
         !busy
     }
@@ -396,6 +397,13 @@ impl Stock {
         }
     }
 
+    /// Everything that has not left leaves so much later.
+    fn put_off(&mut self, by: Duration) {
+        for shot in &mut self.shots {
+            shot.at += by;
+        }
+    }
+
     /// Shots are taken in the order of their moments.
     fn sort(&mut self) {
         self.shots.make_contiguous().sort_by_key(|shot| shot.at);
@@ -447,7 +455,15 @@ impl Stock {
             let server = question.request.server();
             question.request = BindingRequest::new(server, Change::None, &mut self.rng, now);
         }
-        if paused || self.shots.front()?.at > now {
+        if paused {
+            return None;
+        }
+        // What is long overdue is left out: after a sleep of the machine all of it would leave at once.
+        let overdue = |shot: &Shot| shot.at + OVERDUE < now;
+        while self.shots.front().is_some_and(overdue) {
+            self.shots.pop_front();
+        }
+        if self.shots.front()?.at > now {
             return None;
         }
         let Shot { socket, what, .. } = self.shots.pop_front()?;
