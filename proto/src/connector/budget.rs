@@ -18,7 +18,7 @@ const CLAIMED_MAX: u32 = 60;
 const ATTESTED_MAX: u32 = 600;
 
 /// Guesses and openers per window to an IP address that the server vouches for: one round of the dearest plan.
-const GUESSED_MAX: u32 = crate::punch::config::PACKETS_MAX as u32;
+const GUESSED_MAX: u32 = 1536;
 
 /// Addresses that are counted at a time, 40 bytes each. When they are full of running windows, further addresses get
 /// nothing: a node that probes a thousand addresses a minute is being abused.
@@ -92,6 +92,12 @@ mod tests {
             "one round of the dearest plan"
         );
         assert_eq!(sent(&mut budget, Consent::Claimed, now + WINDOW), 60);
+    }
+
+    #[test]
+    fn one_round_of_the_dearest_plan_fits_and_no_second_one() {
+        let most = crate::punch::config::PACKETS_MAX;
+        assert_eq!(usize::try_from(GUESSED_MAX), Ok(most));
     }
 
     #[test]
