@@ -403,3 +403,34 @@ fn either_side_may_leave_its_network_for_another_and_talks_on_within_seconds() {
         }
     }
 }
+
+/// A path that only an extra socket can have carries a stream, whatever the ports of the other side do.
+fn over_extra_sockets(a: &str, b: &str) {
+    let Some(lab) = lab(a, b) else {
+        return;
+    };
+    meet(&lab, PathPolicy::Auto, async |connection| {
+        let data: Vec<u8> = (0..8_u32 << 20)
+            .map(|n| n.to_le_bytes()[(n % 3) as usize])
+            .collect();
+        println!("{a} x {b}: direct after {:?}", until_direct(&connection).await);
+        let state = *connection.path().borrow();
+        println!("{a} x {b}: {state:?}");
+        let begun = Instant::now();
+        assert!(echo(&connection, &data).await == data);
+        println!("{a} x {b}: 8 MiB there and back in {:?}", begun.elapsed());
+        assert!(connection.path().borrow().path.is_direct(), "and stays direct");
+    });
+}
+
+#[test]
+fn ports_are_guessed_over_extra_sockets() {
+    over_extra_sockets("port-restricted", "symmetric");
+    over_extra_sockets("symmetric", "port-restricted");
+}
+
+#[test]
+fn ports_are_counted_over_extra_sockets() {
+    over_extra_sockets("port-restricted", "symmetric-counter");
+    over_extra_sockets("symmetric-counter", "symmetric-counter");
+}

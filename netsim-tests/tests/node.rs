@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use knothole::{
-    Bind, ConnectError, ConnectOptions, Connection, Identity, Node, NodeConfig, NodeEvent, PairSecret, Path,
-    PathPolicy, Peer, PeerId, Refusal, ServerUrl, StartError, Why,
+    Bind, ConnectError, ConnectOptions, Connection, Identity, LookupError, Node, NodeConfig, NodeEvent,
+    PairSecret, Path, PathPolicy, Peer, PeerId, Refusal, ServerUrl, StartError, Why,
 };
 use knothole_rendezvous::{Config, Server};
 use tokio::time::{sleep, timeout};
@@ -34,6 +34,42 @@ async fn two_paired_nodes_find_each_other_by_name_and_talk_directly() {
     );
     until_direct(&connection).await;
     assert_eq!(echo(&connection, &pattern(1 << 20)).await, pattern(1 << 20));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_is_counted_once_and_any_node_is_told_until_the_server_is_gone() {
+    let world = World::start().await;
+    let (alice, bob) = world.pair().await;
+    assert_eq!(alice.odds().await.unwrap(), []);
+    let bobs_id = bob.id();
+    let bob = std::sync::Arc::new(bob);
+    let accepting = std::sync::Arc::clone(&bob);
+    let accepted = tokio::spawn(async move { accepting.accept().await });
+    let connection = connect(&alice, bobs_id, PathPolicy::Auto).await;
+    until_direct(&connection).await;
+    let counted = async {
+        loop {
+            let rows = bob.odds().await.unwrap();
+            if !rows.is_empty() {
+                return rows;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let rows = timeout(SOON, counted).await.unwrap();
+    assert_eq!(
+        rows.iter()
+            .map(|row| (row.attempts, row.direct))
+            .collect::<Vec<_>>(),
+        [(1, 1)]
+    );
+    assert_eq!(rows, world.server.stats().await.registry.outcomes.odds());
+    drop((connection, accepted.await));
+    let mut events = alice.events();
+    world.server.shutdown().await;
+    let lost = async { while events.recv().await.unwrap() != NodeEvent::ServerLost {} };
+    timeout(SOON, lost).await.unwrap();
+    assert_eq!(alice.odds().await, Err(LookupError::ServerLost));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -175,7 +175,7 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::punch::Plan;
+    use crate::plan::Plan;
 
     fn outcome(times: &[u32]) -> Outcome {
         let mut outcome = Outcome::default();

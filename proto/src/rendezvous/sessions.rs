@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::command::ConnId;
 use super::connection::Run;
 use crate::id::{ChannelId, SessionId};
-use crate::punch::Plan;
+use crate::plan::Plan;
 use crate::wire::{NetworkClass, PathPolicy, Role};
 
 /// One side of a session.

@@ -238,6 +238,7 @@ impl Node {
             peer,
             tag,
             policy: PathPolicy::Auto,
+            guess: false,
         };
         self.say(&ToServer::Connect(connect)).await;
         self.introduction().await
