@@ -5,7 +5,6 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::link::LinkState;
 use super::machine::Connector;
 use super::sockets::Owner;
 use super::{Event, Output, Transmit};
@@ -14,8 +13,6 @@ use crate::fingerprint::{
     self, Allocation, Fact, Fingerprint, FingerprintConfig, Fingerprinter, Learnt, Obstacle,
 };
 use crate::path::SocketId;
-use crate::plan::{Plan, plan};
-use crate::punch::PunchAgent;
 use crate::wire::Welcome;
 use crate::wire::network::{Filtering, Mapping, Network, Ports};
 
@@ -28,9 +25,6 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// Surveys are at least so far apart unless the own addresses changed: a router that changes the port of the control
 /// connection all the time must not cause questions all the time.
 const APART: Duration = Duration::from_secs(60);
-
-/// After a survey its links try again so soon.
-const TRY_AGAIN: Duration = Duration::from_millis(100);
 
 /// Where the survey stands.
 #[derive(Debug, Default)]
@@ -94,7 +88,7 @@ impl Connector {
     pub(super) fn on_network(&mut self, known: &Fingerprint, now: Instant) {
         self.stop_survey();
         self.survey.last = Some(now);
-        self.learn_network(known, now);
+        self.learn_network(known);
     }
 
     /// Addresses are others than before, or an attempt failed that should not have: what was known is not believed any more.
@@ -177,12 +171,12 @@ impl Connector {
                 }
                 fingerprint::Output::Learnt(fact) if decides(&fact) => {
                     let so_far = run.so_far(now);
-                    self.learn_network(&so_far, now);
+                    self.learn_network(&so_far);
                 }
                 fingerprint::Output::Learnt(_) => {}
                 fingerprint::Output::Done(known) => {
                     self.stop_survey();
-                    self.learn_network(&known, now);
+                    self.learn_network(&known);
                     self.event(Event::Fingerprint(known));
                 }
                 fingerprint::Output::Wait(until) => {
@@ -197,20 +191,10 @@ impl Connector {
         self.network.mapping != Mapping::Unknown
     }
 
-    /// Tell the server, and let those links try again that stayed on the relay because nothing was known.
-    fn learn_network(&mut self, known: &Fingerprint, now: Instant) {
+    /// Tell the server; it renews the rounds that knew too little.
+    fn learn_network(&mut self, known: &Fingerprint) {
         self.network = summary(known, self.config.guesses);
         self.update();
-        if !self.knows_network() {
-            return;
-        }
-        let own = self.network;
-        let waiting = |link: &&mut LinkState| {
-            link.direct.is_none() && link.asks() && link.plan == Plan::Unknown && wants_more(link, own)
-        };
-        for link in self.links.values_mut().filter(waiting) {
-            link.backoff.restart(now + TRY_AGAIN);
-        }
     }
 }
 
@@ -222,13 +206,6 @@ fn decides(fact: &Learnt) -> bool {
         Learnt::Mapping(Fact::Known(fingerprint::Mapping::EndpointIndependent))
             | Learnt::Ports(Fact::Known(_))
     )
-}
-
-/// The round went by too little knowledge. Would it do more than what it does?
-fn wants_more(link: &LinkState, own: Network) -> bool {
-    let open = link.agent.as_ref().is_some_and(PunchAgent::is_punching);
-    let better = plan([own, link.peer_network], false, true);
-    !open || !matches!(better, Plan::Unknown | Plan::Dial | Plan::Punch | Plan::Hopeless)
 }
 
 /// What peers need to know of it.

@@ -79,6 +79,7 @@ impl Registry {
             node.accept = facts.accept;
             node.network = facts.network;
         }
+        self.renew_uninformed(conn, now);
     }
 
     fn admit_key(&self, peer: PeerId, shown: Option<&Token>) -> Result<(), Refusal> {

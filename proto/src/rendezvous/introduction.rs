@@ -10,8 +10,8 @@ use super::deadlines::Due;
 use super::offer;
 use super::registry::Registry;
 use super::sessions::{End, Session};
-use crate::id::{ChannelId, PairTag, SessionId};
-use crate::plan::wants_guess;
+use crate::id::{ChannelId, RequestId, SessionId};
+use crate::plan::{Plan, plan, wants_guess};
 use crate::wire::network::{Mapping, SPANS_MAX};
 use crate::wire::{
     Aim, CloseReason, Connect, ConnectRefusal, FromServer, Introduction, Network, PathPolicy, Refusal, Role,
@@ -31,7 +31,12 @@ impl Registry {
     pub(super) fn connect(&mut self, conn: ConnId, connect: Connect, now: Instant) {
         let request = connect.request;
         match self.find_session(conn, &connect, now) {
-            Ok(session) => self.introduce(session, conn, &connect, now),
+            Ok(id) => {
+                if let Some(session) = self.sessions.get_mut(id) {
+                    (session.tag, session.guess) = (connect.tag, connect.guess);
+                }
+                self.introduce(id, Some((conn, request)), now);
+            }
             Err(why) => {
                 *self.counts.connect_refused.entry(why).or_default() += 1;
                 self.send(conn, FromServer::ConnectFailed { request, why });
@@ -103,7 +108,7 @@ impl Registry {
                 let end = |conn, run, policy| End { conn, run, policy };
                 let caller = end(conn, one, connect.policy);
                 let callee = end(callee, other, PathPolicy::Auto);
-                self.new_session([caller, callee])
+                self.new_session([caller, callee], connect)
             }
         }
     }
@@ -123,7 +128,7 @@ impl Registry {
         next.is_some()
     }
 
-    fn new_session(&mut self, ends: [End; 2]) -> Result<SessionId, ConnectRefusal> {
+    fn new_session(&mut self, ends: [End; 2], connect: &Connect) -> Result<SessionId, ConnectRefusal> {
         let limits = &self.config.limits;
         let full = |conn| self.sessions.count_of_conn(conn) >= limits.sessions_per_connection;
         if self.sessions.len() >= limits.sessions || ends.iter().any(|end| full(end.conn)) {
@@ -134,6 +139,9 @@ impl Registry {
             ends,
             round: 0,
             informed: false,
+            direct: false,
+            tag: connect.tag,
+            guess: connect.guess,
             channel: None,
             tried: [None; 2],
         };
@@ -141,10 +149,29 @@ impl Registry {
         Ok(id)
     }
 
-    fn introduce(&mut self, id: SessionId, asker: ConnId, connect: &Connect, now: Instant) {
-        let Connect {
-            request, tag, guess, ..
-        } = *connect;
+    /// More is known of the network of a node. Sessions whose rounds went by too little knowledge get another round, once, if
+    /// there is more to be done than was done.
+    pub(super) fn renew_uninformed(&mut self, conn: ConnId, now: Instant) {
+        for id in self.sessions.of_conn(conn) {
+            let Some(session) = self.sessions.get(id).copied() else {
+                continue;
+            };
+            let networks = session.conns().map(|conn| self.network(conn));
+            let known = networks.iter().all(|network| network.mapping != Mapping::Unknown);
+            let waits = !session.informed && !session.direct && session.policy().direct;
+            let same = matches!(
+                plan(networks, false, true),
+                Plan::Dial | Plan::Punch | Plan::Hopeless
+            );
+            let round = session.round.checked_add(1).filter(|_| known && waits && !same);
+            if let (Some(round), Some(session)) = (round, self.sessions.get_mut(id)) {
+                session.round = round;
+                self.introduce(id, None, now);
+            }
+        }
+    }
+
+    fn introduce(&mut self, id: SessionId, asked: Option<(ConnId, RequestId)>, now: Instant) {
         self.settle_channel(id);
         let Some(session) = self.sessions.get(id).copied() else {
             return;
@@ -162,13 +189,15 @@ impl Registry {
             second: self.clock.at(now + clock::second(one, other)),
         };
         let again = self.is_again(id, &session);
-        let guess = guess && self.may_guess(&session, again, now);
+        let guess = session.guess && self.may_guess(&session, again, now);
         self.note_round(id, again, guess);
         let [caller, callee] = session.conns();
         self.counts.introduced += 1;
         for (conn, peer, role) in [(callee, caller, Role::Callee), (caller, callee, Role::Caller)] {
-            let request = (conn == asker).then_some(request);
-            if let Some(introduction) = self.introduction(id, &session, peer, moment, tag) {
+            let request = asked
+                .filter(|(asker, _)| *asker == conn)
+                .map(|(_, request)| request);
+            if let Some(introduction) = self.introduction(id, &session, peer, moment) {
                 let introduction = Introduction {
                     role,
                     request,
@@ -188,7 +217,6 @@ impl Registry {
         session: &Session,
         peer: ConnId,
         moment: Moment,
-        tag: PairTag,
     ) -> Option<Introduction> {
         let agreed = session.policy();
         let connection = self.connections.get(peer)?;
@@ -205,7 +233,7 @@ impl Registry {
             peer: connection.peer,
             peer_name: node.name.clone(),
             peer_instance: node.instance,
-            tag,
+            tag: session.tag,
             candidates: candidates.unwrap_or_default(),
             channel: session.channel,
             policy: agreed.policy,
@@ -258,6 +286,7 @@ impl Registry {
             .all(|conn| self.network(*conn).mapping != Mapping::Unknown);
         if let Some(session) = self.sessions.get_mut(id) {
             session.informed |= known;
+            session.direct = false;
         }
         session.round > 0 && (session.informed || !known)
     }

@@ -155,6 +155,9 @@ impl Registry {
         if session.role_of(conn) != Some(Role::Caller) {
             return;
         }
+        if report.round == session.round {
+            session.direct = report.direct_ms.is_some();
+        }
         let of_round = |tried: &Tried| tried.round == report.round;
         let tried = session
             .tried

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::command::ConnId;
 use super::connection::Run;
-use crate::id::{ChannelId, SessionId};
+use crate::id::{ChannelId, PairTag, SessionId};
 use crate::plan::Plan;
 use crate::wire::{NetworkClass, PathPolicy, Role};
 
@@ -24,6 +24,12 @@ pub(super) struct Session {
     pub(super) round: u8,
     /// A round began in which both networks were known.
     pub(super) informed: bool,
+    /// The caller said that the last round led to a path.
+    pub(super) direct: bool,
+    /// The tag by which the two were last introduced.
+    pub(super) tag: PairTag,
+    /// The limits of whoever asked last let a round guess.
+    pub(super) guess: bool,
     pub(super) channel: Option<ChannelId>,
     /// What this round and the one before try, as long as no report on it has come.
     pub(super) tried: [Option<Tried>; 2],

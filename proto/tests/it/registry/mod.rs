@@ -6,4 +6,5 @@ mod expiry;
 mod introduction;
 mod nameplates;
 mod outcomes;
+mod plans;
 mod world;
