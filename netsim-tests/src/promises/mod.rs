@@ -44,6 +44,19 @@ pub struct Promise {
     pub rival: Option<&'static str>,
 }
 
+impl Promise {
+    /// The pair that attempt `number` of so many is about.
+    pub(crate) fn setup(&self, number: u32, runs: u32) -> Setup {
+        let (number, runs, pairs) = (u64::from(number), u64::from(runs), self.setups.len() as u64);
+        let at = if runs < pairs {
+            number * pairs / runs
+        } else {
+            number % pairs
+        };
+        self.setups[usize::try_from(at).unwrap_or(0)]
+    }
+}
+
 /// One pair and its conditions.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
@@ -110,7 +123,7 @@ impl World {
 pub struct Plan {
     /// The rows.
     pub promises: Vec<Promise>,
-    /// Attempts for each row; a row with more pairs takes as many as it has pairs.
+    /// Attempts for each row. With fewer than it has pairs, some pairs all over the row are tried.
     pub runs: u32,
     /// Where all randomness comes from.
     pub seed: u64,
@@ -190,10 +203,8 @@ fn possible(plan: &Plan, row: &Promise) -> Option<Promise> {
 
 /// All attempts of a row; `None` if somebody stopped it.
 fn samples(plan: &Plan, promise: &Promise, stop: &Stop) -> Result<Option<Vec<Sample>>, DemoError> {
-    let count = u32::try_from(promise.setups.len()).unwrap_or(u32::MAX);
-    let turns = promise.setups.iter().cycle().zip(0..plan.runs.max(count));
-    let turns = turns.map(|(setup, number)| Turn {
-        setup: *setup,
+    let turns = (0..plan.runs).map(|number| Turn {
+        setup: promise.setup(number, plan.runs),
         number,
     });
     let work = |turn: Turn| {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{Bar, Plan, Promise, Setup};
+use super::{Bar, Plan, Promise};
 use crate::matrix::Cell;
 
 /// One attempt.
@@ -128,7 +128,7 @@ impl Kept {
                 plan.seed
             ),
         };
-        kept.missed = kept.judge(&promise.setups, samples);
+        kept.missed = kept.judge(promise, samples);
         kept.example = kept.telling(samples);
         kept
     }
@@ -162,7 +162,7 @@ impl Kept {
         })
     }
 
-    fn judge(&self, setups: &[Setup], samples: &[Sample]) -> Vec<String> {
+    fn judge(&self, promise: &Promise, samples: &[Sample]) -> Vec<String> {
         let bar = &self.bar;
         let mut missed = Vec::new();
         let mut above = |what: &str, most: Option<u64>, found: Option<u64>| {
@@ -191,7 +191,8 @@ impl Kept {
         );
         above("entries", bar.entries, self.entries);
         above("data", bar.data_ms, self.data.last().copied());
-        for (setup, sample) in setups.iter().cycle().zip(samples) {
+        for (number, sample) in (0..self.runs).zip(samples) {
+            let setup = promise.setup(number, self.runs);
             if let (Some(part), Some((side, block)), Some(entries)) =
                 (bar.block_part, setup.block, sample.entries)
             {
@@ -253,7 +254,7 @@ fn sorted<T: Ord>(values: impl Iterator<Item = T>) -> Vec<T> {
 mod tests {
     use std::num::NonZeroUsize;
 
-    use super::super::World;
+    use super::super::{Setup, World};
     use super::*;
     use crate::nat::kind;
 
@@ -437,6 +438,25 @@ mod tests {
             ),
             "1 direct"
         );
+    }
+
+    #[test]
+    fn few_attempts_are_spread_over_all_pairs_and_many_come_round() {
+        let all = crate::nat::kinds();
+        let promise = Promise {
+            name: "row",
+            pairs: "pairs",
+            setups: all.iter().map(|kind| Setup::new(kind, kind)).collect(),
+            bar: Bar::default(),
+            rival: None,
+        };
+        let tried = |runs: u32| -> Vec<&str> {
+            let setups = (0..runs).map(|number| promise.setup(number, runs));
+            setups.map(|setup| setup.kinds[0].name).collect()
+        };
+        assert_eq!(tried(2), [all[0].name, all[all.len() / 2].name]);
+        let many = tried(2 * u32::try_from(all.len()).unwrap());
+        assert_eq!(many[..all.len()], many[all.len()..]);
     }
 
     #[test]

@@ -356,7 +356,8 @@ impl NodeChecks {
         let guesses = self.guessing.get(&tag).is_some_and(|at| now < *at + MINUTE);
         let (schedule, minute) = match (attested, guesses) {
             (true, true) => (ATTESTED_PROBES_MAX + GUESS_MAX, ATTESTED_MINUTE_MAX + GUESS_MAX),
-            (true, false) => (ATTESTED_PROBES_MAX, ATTESTED_MINUTE_MAX),
+            // Counters are stepped through without leave.
+            (true, false) => (ATTESTED_PROBES_MAX, ATTESTED_MINUTE_MAX + GUESS_MAX),
             (false, _) => (UNATTESTED_PROBES_MAX, UNATTESTED_MINUTE_MAX),
         };
         let came = self.came.get(&to).copied().unwrap_or(0);
