@@ -32,9 +32,11 @@ impl Connector {
         );
         let seen = attested_v4(introduction);
         let direct = self.links.get(&id).is_some_and(|link| link.direct.is_some());
+        let together = self.sees_same_address(introduction);
         if plan.guesses() {
             let mut begin = |seen: SocketAddr| self.guessing.begin(id, introduction.peer, seen.ip(), now);
-            let allowed = !direct && seen.is_some_and(&mut begin);
+            // Behind one router ports would have to be guessed through its hairpin, which few have.
+            let allowed = !direct && !together && seen.is_some_and(&mut begin);
             plan = if allowed { plan } else { Plan::NoGuess };
         }
         if let Some(link) = self.links.get_mut(&id) {
@@ -55,7 +57,7 @@ impl Connector {
             peer,
             sockets: self.open_for(id, wanted),
             stun: self.nat.servers_v4().collect(),
-            together: self.sees_same_address(introduction),
+            together,
         })
     }
 
