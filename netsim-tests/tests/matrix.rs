@@ -48,11 +48,8 @@ fn in_namespaces_every_pair_of_four_easy_kinds_becomes_direct() {
             cell["to_direct_ms"]["p50"].as_u64().is_some_and(|ms| ms > 0),
             "{cell}"
         );
-        assert_eq!(
-            cell["probes"]["max"],
-            Value::Null,
-            "the programs do not count them"
-        );
+        let probes = cell["probes"]["max"].as_u64();
+        assert!(probes.is_some_and(|most| (1..=30).contains(&most)), "{cell}");
     }
     let of = |a: &str, b: &str| events.iter().find(|cell| cell["a"] == a && cell["b"] == b);
     let homes = of("home-behind-cgn", "port-restricted").expect("a cell");
