@@ -38,6 +38,8 @@ struct Progress {
     bar: Option<ProgressBar>,
     begun: Option<Instant>,
     told: Option<Instant>,
+    /// Bytes that were there at the beginning.
+    resumed: u64,
 }
 
 impl Output {
@@ -111,13 +113,14 @@ impl Output {
     }
 
     /// A transfer of that name begins.
-    pub(super) fn begin_progress(&self, name: &str, total: u64) {
+    pub(super) fn begin_progress(&self, name: &str, total: u64, resumed: u64) {
         let mut progress = self.progress();
         *progress = Progress {
             name: name.to_owned(),
             bar: None,
             begun: Some(Instant::now()),
             told: None,
+            resumed,
         };
         if self.json || self.quiet || !std::io::stderr().is_terminal() {
             return;
@@ -128,6 +131,9 @@ impl Output {
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars(if ascii { "=> " } else { "━╸─" }));
         }
+        // The rate is that of bytes that move now.
+        bar.set_position(resumed);
+        bar.reset_eta();
         progress.bar = Some(bar);
     }
 
@@ -146,8 +152,9 @@ impl Output {
         };
         progress.told = Some(now);
         let name = progress.name.clone();
+        let moved = bytes.saturating_sub(progress.resumed);
         drop(progress);
-        let rate = rate(bytes, now.duration_since(begun));
+        let rate = rate(moved, now.duration_since(begun));
         self.event(
             "transfer",
             json!({ "name": name, "bytes": bytes, "total": total, "rate": rate }),

@@ -1,6 +1,5 @@
 //! `knothole send`: files and folders to a paired machine.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::args::SendArgs;
@@ -8,7 +7,7 @@ use super::context::{Context, Wanted};
 use super::failure::{Failure, code};
 use super::transfer::{Done, Teller, amount, name_some};
 use crate::app::transfer::messages::TransferId;
-use crate::app::transfer::{self, Sent, Sources};
+use crate::app::transfer::{self, Sending, Sent, Sources};
 use crate::book::{AddressBook, Contact};
 use crate::node::Node;
 use crate::session::Connection;
@@ -38,8 +37,7 @@ async fn connect_and_send(
 ) -> Result<(), Failure> {
     let contact = context.peer(book, node, &args.to).await?;
     let (connection, _teller) = context.connect(node, &contact).await?;
-    let roots = sources.manifest.roots().filter_map(|entry| entry.path.first());
-    let name = name_some(roots.map(String::as_str));
+    let name = name_some(sources.manifest.roots().map(|entry| entry.name.as_str()));
     let sent = tokio::select! {
         sent = send(context, &connection, &contact, Arc::clone(&sources), &name) => sent,
         () = context.stop.wait() => Err(Failure::new(
@@ -56,9 +54,10 @@ async fn connect_and_send(
         name: &name,
         files: sent.stored,
         bytes: sent.bytes,
+        resumed: sent.resumed,
         took: sent.took,
         path,
-        file: sources.places.first().map(PathBuf::as_path),
+        file: sources.place(0).as_deref(),
         others: &sent.others,
         hash: sent.hash,
         peer: contact.petname.as_str(),
@@ -87,15 +86,19 @@ async fn send(
         )
     })?;
     let transfer = TransferId(u64::from_le_bytes(number));
+    let sending = Sending {
+        transfer,
+        limit: None,
+    };
     let control = connection.open(transfer::SERVICE).await?;
-    Ok(transfer::send(connection, control, sources, transfer, teller).await?)
+    Ok(transfer::send(connection, control, sources, sending, teller).await?)
 }
 
 fn tell_sources(context: &Context, sources: &Sources) {
     let output = &context.output;
     for (path, what) in &sources.skipped {
         let path = path.to_string_lossy();
-        output.talk(format_args!("left out: {} is {what}", Untrusted(&path)));
+        output.talk(format_args!("left out: {}: {what}", Untrusted(&path)));
     }
     let more = sources.skipped_count - sources.skipped.len();
     if more > 0 {

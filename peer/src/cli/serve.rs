@@ -19,7 +19,7 @@ use super::output::{Output, path_fields, size};
 use super::signals::Stop;
 use super::transfer::{Done, Teller, amount, name_some};
 use crate::app::ping;
-use crate::app::transfer::{Conflict, Inbox, Incoming, Received, Refused, SERVICE};
+use crate::app::transfer::{Conflict, Inbox, Incoming, Received, Refused, Running, SERVICE, Terms};
 use crate::book::AddressBook;
 use crate::session::{Connection, PathState, refuse};
 use crate::untrusted::Untrusted;
@@ -76,6 +76,7 @@ pub(super) struct Host {
     links: Mutex<BTreeMap<u64, LinkInfo>>,
     next: AtomicU64,
     transfers: Semaphore,
+    running: Running,
     ended: mpsc::Sender<Ended>,
     /// One question at a time to the person.
     asking: tokio::sync::Mutex<()>,
@@ -99,6 +100,7 @@ impl Host {
             links: Mutex::default(),
             next: AtomicU64::new(0),
             transfers: Semaphore::new(TRANSFERS_MAX),
+            running: Running::default(),
             ended,
             asking: tokio::sync::Mutex::default(),
         };
@@ -243,8 +245,7 @@ impl Host {
         let name = name_some(
             manifest
                 .roots()
-                .filter_map(|entry| entry.path.first())
-                .map(String::as_str),
+                .map(|entry| entry.name.as_str()),
         );
         for renamed in manifest.renamed() {
             let (from, to) = (Untrusted(&renamed.offered), Untrusted(&renamed.stored));
@@ -274,8 +275,14 @@ impl Host {
             name: name.clone(),
             peer: peer.to_owned(),
         });
+        let terms = Terms {
+            sender: *connection.peer().as_bytes(),
+            conflict: self.taking.conflict,
+            limit: None,
+            running: self.running.clone(),
+        };
         let received = incoming
-            .receive(connection, inbox, self.taking.conflict, teller, self.stop.wait())
+            .receive(connection, inbox, terms, teller, self.stop.wait())
             .await?;
         self.tell_received(connection, peer, &name, &received).map(Some)
     }
@@ -324,6 +331,7 @@ impl Host {
             name,
             files: received.stored,
             bytes: received.bytes,
+            resumed: received.resumed,
             took: received.took,
             path: connection.path().borrow().path,
             file: received.places.first().map(PathBuf::as_path),

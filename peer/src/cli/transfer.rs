@@ -30,7 +30,7 @@ impl Listener for Teller {
             Event::Offered => self
                 .output
                 .talk(format_args!("offered to {}, which decides", self.peer)),
-            Event::Accepted { bytes } => self.output.begin_progress(&self.name, bytes),
+            Event::Accepted { bytes, resumed } => self.output.begin_progress(&self.name, bytes, resumed),
             Event::Progress { bytes, total } => self.output.progress_to(bytes, total),
             Event::File { path, outcome } => {
                 let shown = Untrusted(&path);
@@ -53,6 +53,8 @@ pub(super) struct Done<'a> {
     pub(super) files: u32,
     /// Their bytes.
     pub(super) bytes: u64,
+    /// Bytes of them that were there from earlier attempts.
+    pub(super) resumed: u64,
     /// From the yes to the end.
     pub(super) took: Duration,
     /// The path at the end.
@@ -78,7 +80,7 @@ impl Done<'_> {
         output.event(
             "done",
             json!({
-                "bytes": self.bytes, "seconds": self.took.as_secs_f64(), "verified": verified, "resumed_bytes": 0,
+                "bytes": self.bytes, "seconds": self.took.as_secs_f64(), "verified": verified, "resumed_bytes": self.resumed,
                 "path": path_fields(&self.path), "file": file, "files": self.files, "blake3": hash, "peer": self.peer,
             }),
         );
@@ -91,13 +93,17 @@ impl Done<'_> {
             Some(file) if self.verb == "received" => format!("\n  {}", Untrusted(file)),
             _ => String::new(),
         };
+        let resumed = match self.resumed {
+            0 => String::new(),
+            resumed => format!(" ({} were there already)", size(resumed)),
+        };
         output.fact(format_args!(
-            "{} {}: {} in {:.1} s, {}, {}{check}{place}",
+            "{} {}: {}{resumed} in {:.1} s, {}, {}{check}{place}",
             self.verb,
             self.name,
             size(self.bytes),
             self.took.as_secs_f64(),
-            bit_rate(rate(self.bytes, self.took)),
+            bit_rate(rate(self.bytes.saturating_sub(self.resumed), self.took)),
             path_words(&self.path),
         ));
         failure.map_or(Ok(()), Err)
@@ -182,6 +188,7 @@ mod tests {
             name: "x",
             files: 1,
             bytes: 1,
+            resumed: 0,
             took: Duration::from_secs(1),
             path: Path::Relay(Why::Punching),
             file: None,

@@ -1,0 +1,1 @@
+//! Ends that do not do as they said.

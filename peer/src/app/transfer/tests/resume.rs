@@ -1,0 +1,1 @@
+//! Attempts that go on where others stopped, one case at a time.

@@ -1,0 +1,1 @@
+//! Transfers that run to their ends.
