@@ -6,7 +6,7 @@
 //! never replaces anything unless that was asked for, or an earlier attempt of the same transfer had put it there.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -64,13 +64,25 @@ pub(super) struct Seen {
     pub(super) size: u64,
 }
 
-/// What became of a finished file.
+/// Where a finished file goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Placed {
-    /// It lies under this name in its folder.
-    Stored(String),
-    /// Another file was there already and stays.
+pub(super) enum Choice {
+    /// To this name, which nothing has.
+    New(String),
+    /// To this name, in place of what has it.
+    Replace(String),
+    /// Nowhere: what is there stays.
     Kept,
+}
+
+impl Choice {
+    /// The name, if it gets one.
+    pub(super) fn name(&self) -> Option<&str> {
+        match self {
+            Self::New(name) | Self::Replace(name) => Some(name),
+            Self::Kept => None,
+        }
+    }
 }
 
 impl Inbox {
@@ -187,46 +199,53 @@ impl Inbox {
         self.disk.sync_folder(self.root())
     }
 
-    /// Bring a finished file to its place. `ours`: the file that an earlier attempt put there; it may be replaced. `note` is
-    /// told of the name before the file has it.
+    /// Which name a finished file is to get in its folder. `ours`: the file that an earlier attempt put there; it may be
+    /// replaced.
     ///
     /// # Errors
-    /// Of the file system; the file is then still where it was.
-    pub(super) fn place(
+    /// Of the file system.
+    pub(super) fn choose(
         &self,
-        from: Named<'_>,
         (folder, name): Named<'_>,
         conflict: Conflict,
         ours: Option<&(String, u64)>,
-        mut note: impl FnMut(&str) -> io::Result<()>,
-    ) -> io::Result<Placed> {
+    ) -> io::Result<Choice> {
         if let Some((own, inode)) = ours
             && look((folder, own))?.is_some_and(|seen| seen.inode == *inode)
         {
-            note(own)?;
-            self.disk.replace(from, (folder, own))?;
-            return Ok(Placed::Stored(own.clone()));
+            return Ok(Choice::Replace(own.clone()));
         }
         if conflict == Conflict::Overwrite {
-            note(name)?;
-            self.disk.replace(from, (folder, name))?;
-            return Ok(Placed::Stored(name.to_owned()));
+            return Ok(Choice::Replace(name.to_owned()));
         }
         for number in 0..=NUMBERS_MAX {
             let name = numbered(name, number);
             if !exists((folder, &name))? {
-                note(&name)?;
-                match self.disk.rename(from, (folder, &name)) {
-                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                    renamed => return renamed.map(|()| Placed::Stored(name)),
-                }
+                return Ok(Choice::New(name));
             }
             if conflict == Conflict::Skip {
-                self.disk.remove(from)?;
-                return Ok(Placed::Kept);
+                return Ok(Choice::Kept);
             }
         }
         Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    /// Give a finished file the name that was chosen for it.
+    ///
+    /// # Errors
+    /// Of the file system; the file is then still where it was. [`io::ErrorKind::AlreadyExists`] if somebody took the name
+    /// meanwhile.
+    pub(super) fn place(
+        &self,
+        from: Named<'_>,
+        folder: BorrowedFd<'_>,
+        choice: &Choice,
+    ) -> io::Result<()> {
+        match choice {
+            Choice::New(name) => self.disk.rename(from, (folder, name)),
+            Choice::Replace(name) => self.disk.replace(from, (folder, name)),
+            Choice::Kept => self.disk.remove(from),
+        }
     }
 
     /// Where an entry lies in the end; `stored` if it got another name.
@@ -356,6 +375,12 @@ pub fn is_disk_full(error: &io::Error) -> bool {
 pub(super) fn open_folder((parent, name): Named<'_>) -> io::Result<OwnedFd> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(parent, name, flags, Mode::empty())?)
+}
+
+/// Open a file that is no link, to read it.
+pub(super) fn open_read((folder, name): Named<'_>) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(folder, name, flags, Mode::empty())?.into())
 }
 
 /// Is there anything of this name?

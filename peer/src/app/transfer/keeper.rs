@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::desk::{Desk, Job, Notice, inode, lock};
 use super::disk::set_modified;
-use super::inbox::{Folders, Placed, is_disk_full};
+use super::inbox::{Choice, Folders, is_disk_full};
 use super::journal::{Record, VALUES_MAX};
 use super::messages::Outcome;
 use super::part::Part;
@@ -19,6 +19,9 @@ use super::tree::Value;
 
 /// Up to so many small files are synced one by one; beyond it one call for the whole file system is cheaper.
 const SMALL_SYNCED_MAX: usize = 4;
+
+/// How often a name may be taken by somebody else between choosing and taking it; after that somebody does it on purpose.
+const TRIES_MAX: u32 = 16;
 
 /// Keep what comes until the queue is closed and empty.
 pub(super) fn run(desk: &Desk) {
@@ -41,6 +44,8 @@ struct Whole {
     size: u64,
     hash: Option<Value>,
     file: Option<Arc<Part>>,
+    /// How often somebody else took its name.
+    tries: u32,
 }
 
 fn round(desk: &Desk, folders: &mut Folders<'_>, jobs: Vec<Job>) -> io::Result<()> {
@@ -59,6 +64,7 @@ fn round(desk: &Desk, folders: &mut Folders<'_>, jobs: Vec<Job>) -> io::Result<(
                 size,
                 hash: Some(hash),
                 file: None,
+                tries: 0,
             }),
             Job::Finish(part) => {
                 if let Some(finished) = finish(desk, part)? {
@@ -69,8 +75,10 @@ fn round(desk: &Desk, folders: &mut Folders<'_>, jobs: Vec<Job>) -> io::Result<(
     }
     sync(desk, &chunks, &whole)?;
     keep_chunks(desk, &chunks)?;
-    let placed = place(desk, folders, &whole)?;
-    lock(&desk.journal).sync()?;
+    let placed = match whole.is_empty() {
+        true => Vec::new(),
+        false => place(desk, folders, whole)?,
+    };
     for (part, chunk, _) in chunks {
         part.kept(chunk);
         let bytes = part.geometry.len(chunk);
@@ -100,6 +108,7 @@ fn finish(desk: &Desk, part: Arc<Part>) -> io::Result<Option<Whole>> {
         size: entry.size,
         hash: part.root(),
         file: Some(part),
+        tries: 0,
     }))
 }
 
@@ -147,55 +156,91 @@ fn keep_chunks(desk: &Desk, chunks: &[(Arc<Part>, u32, Value)]) -> io::Result<()
             values: vec![*value],
         });
     }
-    lock(&desk.journal).append(&records)
+    if records.is_empty() {
+        return Ok(());
+    }
+    let mut journal = lock(&desk.journal);
+    journal.append(&records)?;
+    journal.sync()
 }
 
 /// Give whole files their names.
-fn place(desk: &Desk, folders: &mut Folders<'_>, whole: &[Whole]) -> io::Result<Vec<Notice>> {
+fn place(desk: &Desk, folders: &mut Folders<'_>, mut whole: Vec<Whole>) -> io::Result<Vec<Notice>> {
+    // A file that was given up meanwhile stays where it is.
+    whole.retain(|whole| desk.resolve(whole.index));
     let mut notices = Vec::new();
-    for whole in whole {
-        let index = whole.index;
-        // A file that was given up meanwhile stays where it is.
-        if !desk.resolve(index) {
-            continue;
+    // Again for those whose name somebody else took in between.
+    while !whole.is_empty() {
+        let choices = choose(desk, folders, &whole)?;
+        let mut taken = Vec::new();
+        for (whole, choice) in whole.into_iter().zip(choices) {
+            let placed = choice.and_then(|choice| place_one(desk, folders, whole.index, &choice).map(|()| choice));
+            let (outcome, name) = match placed {
+                Ok(Choice::Kept) => (Outcome::Kept, None),
+                Ok(Choice::New(name) | Choice::Replace(name)) => (Outcome::Stored, Some(name)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && whole.tries < TRIES_MAX => {
+                    taken.push(Whole {
+                        tries: whole.tries + 1,
+                        ..whole
+                    });
+                    continue;
+                }
+                Err(error) if is_disk_full(&error) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, "a file cannot be put in its place");
+                    (Outcome::Unwritable, None)
+                }
+            };
+            let index = whole.index;
+            lock(&desk.parts).remove(&index);
+            notices.push(Notice::Placed {
+                index,
+                outcome,
+                name,
+                hash: whole.hash,
+            });
         }
-        let (outcome, name) = match place_one(desk, folders, whole) {
-            Ok(Placed::Stored(name)) => (Outcome::Stored, Some(name)),
-            Ok(Placed::Kept) => (Outcome::Kept, None),
-            Err(error) if is_disk_full(&error) => return Err(error),
-            Err(error) => {
-                tracing::warn!(%error, "a file cannot be put in its place");
-                (Outcome::Unwritable, None)
-            }
-        };
-        lock(&desk.parts).remove(&index);
-        notices.push(Notice::Placed {
-            index,
-            outcome,
-            name,
-            hash: whole.hash,
-        });
+        whole = taken;
     }
     Ok(notices)
 }
 
-fn place_one(desk: &Desk, folders: &mut Folders<'_>, whole: &Whole) -> io::Result<Placed> {
-    let entry = desk.manifest.entry(whole.index).ok_or(io::ErrorKind::NotFound)?;
-    let key = path_key(&desk.manifest, whole.index);
-    let from = file_name(&key);
-    let from = (desk.partial.folder(), from.as_str());
-    let to = (folders.get(entry.parent)?, entry.name.as_str());
-    let note = |name: &str| {
-        lock(&desk.journal).append(&[Record::Stored {
-            key,
-            size: whole.size,
-            stamp: entry.stamp,
-            name: name.to_owned(),
-            inode: whole.inode,
-        }])
-    };
-    desk.inbox
-        .place(from, to, desk.conflict, desk.ours.get(&whole.index), note)
+/// Choose names, and have the journal know them before anything gets one: a name that nothing explains after a crash would
+/// be taken for somebody else's file.
+fn choose(
+    desk: &Desk,
+    folders: &mut Folders<'_>,
+    whole: &[Whole],
+) -> io::Result<Vec<io::Result<Choice>>> {
+    let (mut choices, mut records) = (Vec::new(), Vec::new());
+    for whole in whole {
+        let entry = desk.manifest.entry(whole.index).ok_or(io::ErrorKind::NotFound)?;
+        let ours = desk.ours.get(&whole.index);
+        let choice = folders
+            .get(entry.parent)
+            .and_then(|folder| desk.inbox.choose((folder, &entry.name), desk.conflict, ours));
+        if let Ok(Some(name)) = choice.as_ref().map(Choice::name) {
+            records.push(Record::Stored {
+                key: path_key(&desk.manifest, whole.index),
+                size: whole.size,
+                stamp: entry.stamp,
+                name: name.to_owned(),
+                inode: whole.inode,
+            });
+        }
+        choices.push(choice);
+    }
+    let mut journal = lock(&desk.journal);
+    journal.append(&records)?;
+    journal.sync()?;
+    Ok(choices)
+}
+
+fn place_one(desk: &Desk, folders: &mut Folders<'_>, index: u32, choice: &Choice) -> io::Result<()> {
+    let entry = desk.manifest.entry(index).ok_or(io::ErrorKind::NotFound)?;
+    let from = file_name(&path_key(&desk.manifest, index));
+    let folder = folders.get(entry.parent)?;
+    desk.inbox.place((desk.partial.folder(), &from), folder, choice)
 }
 
 /// Permissions of a file that was made for another version of the same path.

@@ -8,11 +8,12 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 
-use super::inbox::{Conflict, Folders, Inbox, Placed, Roots, exists, look};
+use super::inbox::{Conflict, Folders, Inbox, Roots, Seen, exists, look, open_read};
 use super::journal::{Journal, Memory, PathKey, Record, StoredMemory};
 use super::manifest::Manifest;
 use super::messages::{Entry, Kind, Outcome, Run};
@@ -126,18 +127,13 @@ impl Planner<'_> {
         let mut former = None;
         if let Some(stored) = self.memory.stored.get(&key) {
             let same = stored.size == entry.size && stored.stamp == entry.stamp;
-            let is = |seen: super::inbox::Seen| (seen.inode, seen.size) == (stored.inode, stored.size);
+            let is = |seen: Seen| (seen.inode, seen.size) == (stored.inode, stored.size);
             if look((folder, &stored.name))?.is_some_and(is) {
                 if same {
                     return Ok(Fate::Whole(stored.name.clone()));
                 }
                 plan.ours.insert(index, (stored.name.clone(), stored.inode));
-                former = Some(File::from(rustix::fs::openat(
-                    folder,
-                    &*stored.name,
-                    rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC,
-                    rustix::fs::Mode::empty(),
-                )?));
+                former = Some(open_read((folder, &stored.name))?);
             } else if same && look((self.partial.folder(), &file_name(&key)))?.is_some_and(is) {
                 // It was whole and on disk, and its new name was lost.
                 return self.place_again(&key, (folder, entry), journal, stored);
@@ -156,26 +152,24 @@ impl Planner<'_> {
     fn place_again(
         &self,
         key: &PathKey,
-        (folder, entry): (std::os::fd::BorrowedFd<'_>, &Entry),
+        (folder, entry): (BorrowedFd<'_>, &Entry),
         journal: &mut Journal,
         stored: &StoredMemory,
     ) -> io::Result<Fate> {
-        let note = |name: &str| {
+        let choice = self.inbox.choose((folder, &entry.name), self.conflict, None)?;
+        if let Some(name) = choice.name() {
             journal.append(&[Record::Stored {
                 key: *key,
                 size: stored.size,
                 stamp: stored.stamp,
                 name: name.to_owned(),
                 inode: stored.inode,
-            }])
-        };
+            }])?;
+            journal.sync()?;
+        }
         let from = file_name(key);
-        let from = (self.partial.folder(), from.as_str());
-        let to = (folder, entry.name.as_str());
-        Ok(match self.inbox.place(from, to, self.conflict, None, note)? {
-            Placed::Stored(name) => Fate::Whole(name),
-            Placed::Kept => Fate::Kept,
-        })
+        self.inbox.place((self.partial.folder(), &from), folder, &choice)?;
+        Ok(choice.name().map_or(Fate::Kept, |name| Fate::Whole(name.to_owned())))
     }
 
     /// What is there of a file, as a part that can be gone on with.

@@ -202,7 +202,8 @@ fn plan(
         journal.append(&[Record::Root {
             name: name.to_owned(),
             stored: stored.to_owned(),
-        }])
+        }])?;
+        journal.sync()
     })?;
     let planner = Planner {
         inbox: &inbox,

@@ -133,6 +133,7 @@ impl<O: Outflow> Receiving<O> {
         mut notices: mpsc::Receiver<Notice>,
         stop: impl Future<Output = bool> + Send,
     ) -> Result<Received, ReceiveError> {
+        let _closing = Closing(Arc::clone(&self.desk));
         let keeping = Arc::clone(&self.desk);
         let mut keeper = tokio::task::spawn_blocking(move || keeper::run(&keeping));
         let checking = (Arc::clone(&self.desk), std::mem::take(&mut self.parts));
@@ -464,6 +465,15 @@ impl<O: Outflow> Receiving<O> {
             hash: self.hash.filter(|_| manifest.files() == 1),
             others: self.others,
         }
+    }
+}
+
+/// Ends the threads of a transfer whose loop is over, or was dropped in the middle.
+struct Closing(Arc<Desk>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.queue.close();
     }
 }
 

@@ -223,8 +223,8 @@ impl Change {
             Self::Made { folder, name, is_folder } => {
                 let flags = if is_folder { AtFlags::REMOVEDIR } else { AtFlags::empty() };
                 match rustix::fs::unlinkat(&folder, &*name, flags) {
-                    // Its move elsewhere is on disk, and itself with it.
-                    Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+                    // Its move elsewhere, or what is in it, is on disk, and itself with it.
+                    Ok(()) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTEMPTY) => {}
                     Err(error) => panic!("{name} cannot be taken back: {error}"),
                 }
             }
