@@ -26,6 +26,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 const SECRET_LEN_MAX: u64 = 4096;
 
 /// One command's surroundings.
+#[derive(Clone)]
 pub(super) struct Context {
     /// The flags that every command takes.
     pub(super) global: Global,
@@ -41,6 +42,8 @@ pub(super) struct Context {
 pub(super) enum Wanted {
     /// Only dials; has no name.
     Dialling,
+    /// Accepts connections; has no name.
+    Accepting,
     /// Is known by a name. `explicit`: the person chose it, so no other will do.
     Named {
         /// The name.
@@ -93,7 +96,7 @@ impl Context {
         config.peers = book.to_peers();
         config.allow_loopback = self.global.allow_loopback;
         config.qlog.clone_from(&self.global.qlog);
-        config.accepting = false;
+        config.accepting = matches!(wanted, Wanted::Accepting);
         let mut spare = None;
         if let Wanted::Named {
             name,

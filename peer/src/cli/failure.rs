@@ -291,7 +291,6 @@ impl From<SendError> for Failure {
         let (code, hint) = match &error {
             SendError::Declined(Refused::Busy) => (code::REFUSED, "again in a minute"),
             SendError::Declined(Refused::Format) => (code::REFUSED, "the same version on both machines"),
-            SendError::Declined(Refused::Unattended) => (code::REFUSED, "--yes there, or a terminal"),
             SendError::Declined(Refused::Inbox) => (code::REFUSED, "check --inbox or -o there"),
             SendError::Declined(_) => (code::REFUSED, "ask the person there"),
             SendError::NoAnswer => (code::TIMEOUT, "ask the person there, and send again"),

@@ -135,9 +135,20 @@ struct Chunk {
     chunk: u32,
     offset: u64,
     hasher: ChunkHasher,
-    /// Is what nobody wrote to zero there?
-    blank: bool,
+    /// What becomes of its bytes.
+    bytes: Bytes,
     told: Option<Value>,
+}
+
+/// What becomes of the bytes of a chunk.
+#[derive(Clone, Copy, PartialEq)]
+enum Bytes {
+    /// They are written.
+    Written,
+    /// They are written, but zeros where nobody wrote before are zeros already.
+    OnBlank,
+    /// They are there already.
+    Spare,
 }
 
 struct Writer<'a> {
@@ -243,7 +254,11 @@ impl Writer<'_> {
         }
         let geometry = part.geometry;
         Ok(Current::Chunk(Chunk {
-            blank: part.fresh && begun == Begun::New,
+            bytes: match begun {
+                Begun::Spare => Bytes::Spare,
+                Begun::New if part.fresh => Bytes::OnBlank,
+                _ => Bytes::Written,
+            },
             part,
             chunk,
             offset: geometry.start(chunk),
@@ -273,10 +288,13 @@ impl Writer<'_> {
                 (at.index, disk.write(&at.file, bytes, offset))
             }
             Current::Chunk(at) => {
-                at.hasher.update(bytes);
                 let offset = at.offset;
                 at.offset += bytes.len() as u64;
-                let blank = hole && at.blank;
+                if at.bytes == Bytes::Spare {
+                    return;
+                }
+                at.hasher.update(bytes);
+                let blank = hole && at.bytes == Bytes::OnBlank;
                 let written = if blank { Ok(()) } else { disk.write(&at.part.file, bytes, offset) };
                 (at.part.index, written)
             }
@@ -314,6 +332,9 @@ impl Writer<'_> {
 
     fn end_chunk(&mut self, at: Chunk, told: Value) {
         let (desk, chunk) = (self.desk, at.chunk);
+        if at.bytes == Bytes::Spare {
+            return;
+        }
         if at.hasher.value() == told {
             at.part.arrived(chunk, told);
             desk.queue.put(Job::Chunk {
@@ -336,6 +357,7 @@ impl Writer<'_> {
         match std::mem::replace(&mut self.current, Current::Nothing) {
             Current::Nothing | Current::Unwanted => {}
             Current::Small(at) => drop(self.desk.change(at.index, TAKEN, WANTED)),
+            Current::Chunk(at) if at.bytes == Bytes::Spare => {}
             Current::Chunk(at) => at.part.abandon(at.chunk),
         }
     }

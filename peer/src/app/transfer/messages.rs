@@ -245,8 +245,6 @@ pub enum Refused {
     Inbox,
     /// 4: busy with other transfers.
     Busy,
-    /// 5: there is nobody to ask.
-    Unattended,
 }
 
 /// What became of a file.
@@ -391,7 +389,6 @@ mod tests {
             Refused::Names,
             Refused::Inbox,
             Refused::Busy,
-            Refused::Unattended,
         ];
         for (number, why) in refused.into_iter().enumerate() {
             golden(&FromReceiver::Decline(why), &format!("01{number:02x}"));

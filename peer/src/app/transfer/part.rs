@@ -28,6 +28,9 @@ struct State {
     chunks: Vec<Chunk>,
     /// Chunks that are not [`Chunk::Kept`].
     left: u32,
+    /// Chunks that may come once more than they are needed: what the journal claimed of them was wrong, and the sender may
+    /// have sent them already because they are others at its side.
+    spare: u32,
 }
 
 /// How far a chunk is.
@@ -56,6 +59,8 @@ pub(super) enum Begun {
     Again,
     /// The journal claims that it is there: the sender has other bytes now.
     Replaces,
+    /// It is there, and need not be written.
+    Spare,
 }
 
 impl Part {
@@ -82,7 +87,7 @@ impl Part {
             geometry,
             file,
             fresh,
-            state: Mutex::new(State { chunks, left }),
+            state: Mutex::new(State { chunks, left, spare: 0 }),
         }
     }
 
@@ -105,15 +110,19 @@ impl Part {
         there.map(|(chunk, _)| self.geometry.len(chunk)).sum()
     }
 
-    /// A chunk is about to be written. `None`: it is there already, or somebody is writing it.
+    /// A chunk is about to be written. `None`: nobody asked for it once more.
     pub(super) fn begin(&self, chunk: u32) -> Option<Begun> {
-        let mut state = self.lock();
+        let mut guard = self.lock();
+        let state = &mut *guard;
         let slot = state.chunks.get_mut(chunk as usize)?;
         let begun = match slot {
             Chunk::Missing => Begun::New,
             Chunk::Spoilt => Begun::Again,
             Chunk::Claimed(_) => Begun::Replaces,
-            _ => return None,
+            _ => {
+                state.spare = state.spare.checked_sub(1)?;
+                return Some(Begun::Spare);
+            }
         };
         *slot = Chunk::Arriving;
         Some(begun)
@@ -150,7 +159,8 @@ impl Part {
             }
             // A chunk that cannot be read is not there.
             let same = self.hash(chunk).is_ok_and(|own| own == value);
-            let mut state = self.lock();
+            let mut guard = self.lock();
+            let state = &mut *guard;
             let Some(slot) = state.chunks.get_mut(chunk as usize) else {
                 continue;
             };
@@ -162,6 +172,7 @@ impl Part {
                 state.left -= 1;
             } else {
                 *slot = Chunk::Missing;
+                state.spare += 1;
                 missing.push(chunk);
                 bytes += self.geometry.len(chunk);
             }
@@ -280,6 +291,7 @@ mod tests {
         assert_eq!(part.check(|| true), (vec![2], 1 << 20));
         assert_eq!((part.bytes(), part.claims().len()), (2 << 20, 0));
         assert_eq!(part.begin(2), Some(Begun::New));
-        assert_eq!(part.begin(1), None);
+        assert_eq!(part.begin(2), Some(Begun::Spare), "the sender may have sent it before it was asked");
+        assert_eq!((part.begin(2), part.begin(1)), (None, None));
     }
 }

@@ -525,7 +525,6 @@ fn refused_sentence(why: Refused) -> &'static str {
         Refused::Names => "a file name in it is not acceptable there",
         Refused::Inbox => "its folder for received files cannot be used",
         Refused::Busy => "it is busy with other transfers",
-        Refused::Unattended => "nobody is there to be asked",
     }
 }
 
