@@ -160,7 +160,12 @@ pub(super) struct SendArgs {
     #[arg(long, value_name = "PEER", env = "KNOTHOLE_TO", value_delimiter = ',')]
     pub(super) to: Vec<String>,
     /// Name of what comes from stdin
-    #[arg(long = "as", value_name = "NAME", default_value = "stdin", env = "KNOTHOLE_AS")]
+    #[arg(
+        long = "as",
+        value_name = "NAME",
+        default_value = "stdin",
+        env = "KNOTHOLE_AS"
+    )]
     pub(super) name: String,
     /// Most that is sent in a second, such as 10MB/s, 500k or 80Mbit/s
     #[arg(long, value_name = "RATE", env = "KNOTHOLE_LIMIT", value_parser = byte_rate)]
@@ -277,7 +282,11 @@ fn time(text: &str) -> Result<Duration, String> {
 }
 
 /// Bytes a second as people write them: `10MB/s`, `500k`, `1.5MiB/s`, `80Mbit/s`. Powers of 1000, with an `i` of 1024.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)] // the range is checked
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss
+)] // the range is checked
 fn byte_rate(text: &str) -> Result<u64, String> {
     let plain = text.strip_suffix("/s").unwrap_or(text);
     let digits = plain.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -390,7 +399,9 @@ mod tests {
         ] {
             assert_eq!(byte_rate(text), Ok(rate), "{text}");
         }
-        for bad in ["", "k", "0", "-1MB", "1 MB", "5 mb", "nan", "inf", "1e400", "3bit", "1TB/h"] {
+        for bad in [
+            "", "k", "0", "-1MB", "1 MB", "5 mb", "nan", "inf", "1e400", "3bit", "1TB/h",
+        ] {
             assert!(byte_rate(bad).is_err(), "{bad}");
         }
     }

@@ -89,7 +89,11 @@ async fn meet(book: &mut AddressBook, node: &Node, paired: &Paired) -> Result<Co
     };
     book.add(contact)?;
     node.set_peers(book.to_peers()).await;
-    book.by_id(paired.peer)
-        .cloned()
-        .ok_or_else(|| Failure::new(code::OTHER, "the other machine is not in the address book", "again"))
+    book.by_id(paired.peer).cloned().ok_or_else(|| {
+        Failure::new(
+            code::OTHER,
+            "the other machine is not in the address book",
+            "again",
+        )
+    })
 }

@@ -47,7 +47,8 @@ async fn from_paired(
     taking: Taking,
 ) -> Result<(), Failure> {
     if book.contacts().next().is_none() {
-        let hint = "`knothole recv CODE` with the code that the sender shows, or `knothole pair` on both machines";
+        let hint =
+            "`knothole recv CODE` with the code that the sender shows, or `knothole pair` on both machines";
         return Err(Failure::new(
             code::PEER,
             "this machine is not paired with any other",

@@ -93,14 +93,21 @@ async fn spool_stdin(args: &SendArgs) -> Result<Option<(tempfile::TempDir, PathB
     let spooled = tokio::task::spawn_blocking(move || {
         let dir = tempfile::tempdir()?;
         let path = dir.path().join(name);
-        std::io::copy(&mut std::io::stdin().lock().by_ref(), &mut std::fs::File::create(&path)?)?;
+        std::io::copy(
+            &mut std::io::stdin().lock().by_ref(),
+            &mut std::fs::File::create(&path)?,
+        )?;
         Ok::<_, std::io::Error>((dir, path))
     });
     match spooled.await {
         Ok(Ok(spool)) => Ok(Some(spool)),
         Ok(Err(error)) => {
             let message = format!("cannot keep what came from stdin: {error}");
-            Err(Failure::new(code::OTHER, message, "space in the folder that TMPDIR names"))
+            Err(Failure::new(
+                code::OTHER,
+                message,
+                "space in the folder that TMPDIR names",
+            ))
         }
         Err(error) => Err(Failure::new(code::OTHER, error.to_string(), "")),
     }
@@ -158,7 +165,11 @@ struct Errand {
 impl Errand {
     async fn run(&self) -> Result<(), Failure> {
         let name = name_some(self.sources.manifest.roots().map(|entry| entry.name.as_str()));
-        let patience = if self.by_code { ARRIVAL_PATIENCE } else { Duration::ZERO };
+        let patience = if self.by_code {
+            ARRIVAL_PATIENCE
+        } else {
+            Duration::ZERO
+        };
         let (mut connection, mut teller) = self.connect(patience).await?;
         let sent = loop {
             let sent = tokio::select! {

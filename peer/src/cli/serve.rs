@@ -239,7 +239,8 @@ impl Host {
             Ok(Some(())) => Ended::Taken(Ok(())),
             Err(Unfinished::Replaced) => {
                 self.output.end_progress();
-                self.output.talk(format_args!("from {peer}: the sender began anew"));
+                self.output
+                    .talk(format_args!("from {peer}: the sender began anew"));
                 Ended::Replaced
             }
             Err(Unfinished::Failure(failure)) => Ended::Taken(Err(failure)),
@@ -270,14 +271,11 @@ impl Host {
         };
         let manifest = incoming.manifest();
         let (files, bytes) = (manifest.files(), manifest.bytes());
-        let name = name_some(
-            manifest
-                .roots()
-                .map(|entry| entry.name.as_str()),
-        );
+        let name = name_some(manifest.roots().map(|entry| entry.name.as_str()));
         if self.taking.to_stdout && (files, manifest.entries().len()) != (1, 1) {
-            self.output
-                .talk(format_args!("{peer} sends {name}; only one file can go to stdout"));
+            self.output.talk(format_args!(
+                "{peer} sends {name}; only one file can go to stdout"
+            ));
             incoming.decline(Refused::Inbox).await;
             return Ok(None);
         }

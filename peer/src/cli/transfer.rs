@@ -39,9 +39,11 @@ impl Listener for Teller {
             Event::Accepted { bytes, resumed } => {
                 if resumed > 0 {
                     let (there, all) = (size(resumed), size(bytes));
-                    self.output.talk(format_args!("going on: {there} of {all} are there"));
+                    self.output
+                        .talk(format_args!("going on: {there} of {all} are there"));
                 }
-                self.output.begin_progress(&self.name, &self.peer, bytes, resumed, self.alone);
+                self.output
+                    .begin_progress(&self.name, &self.peer, bytes, resumed, self.alone);
             }
             Event::Progress { bytes, total } => {
                 let path = self.path.borrow().path;

@@ -9,9 +9,9 @@ use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
 
-use super::desk::{Desk, Job, Notice, inode, is_single, lock};
+use super::desk::{Desk, Job, Notice, is_single, lock};
 use super::disk::set_modified;
-use super::inbox::is_disk_full;
+use super::inbox::{Seen, is_disk_full};
 use super::journal::Record;
 use super::messages::{DataHeader, Outcome, Piece, STREAM_UNWANTED};
 use super::part::{Begun, Part};
@@ -85,11 +85,7 @@ async fn feed(
     }
 }
 
-fn write_blocks(
-    desk: &Desk,
-    mut blocks: mpsc::Receiver<Vec<u8>>,
-    spent: &std::sync::mpsc::Sender<Vec<u8>>,
-) {
+fn write_blocks(desk: &Desk, mut blocks: mpsc::Receiver<Vec<u8>>, spent: &std::sync::mpsc::Sender<Vec<u8>>) {
     let mut pieces = Pieces::default();
     let mut writer = Writer {
         desk,
@@ -121,7 +117,6 @@ enum Current {
 /// A file of one chunk.
 struct Small {
     index: u32,
-    size: u64,
     modified_ns: i64,
     file: File,
     offset: u64,
@@ -169,6 +164,9 @@ impl Sink for Writer<'_> {
         let chunk_end = geometry.start(chunk) + geometry.len(chunk);
         let end = end.filter(|end| piece.offset <= entry.size && *end <= chunk_end);
         let end = end.ok_or("data behind the end of a chunk")?;
+        if is_single(entry) && piece.value.is_none() {
+            return Err("a small file in pieces");
+        }
         if piece.value.is_some() != (end == chunk_end) || (piece.length == 0 && entry.size > 0) {
             return Err("a chunk without its value, or a value without its chunk");
         }
@@ -225,7 +223,6 @@ impl Writer<'_> {
         match desk.partial.create(&path_key(&desk.manifest, index), entry.mode) {
             Ok(file) => Ok(Current::Small(Small {
                 index,
-                size: entry.size,
                 modified_ns: entry.modified_ns,
                 file,
                 offset: 0,
@@ -251,6 +248,8 @@ impl Writer<'_> {
             if let Err(error) = lock(&desk.journal).append(&[record]) {
                 return Ok(self.trouble(index, error));
             }
+            let bytes = part.geometry.len(chunk);
+            desk.tell(Notice::Replaced { bytes });
         }
         let geometry = part.geometry;
         Ok(Current::Chunk(Chunk {
@@ -295,7 +294,11 @@ impl Writer<'_> {
                 }
                 at.hasher.update(bytes);
                 let blank = hole && at.bytes == Bytes::OnBlank;
-                let written = if blank { Ok(()) } else { disk.write(&at.part.file, bytes, offset) };
+                let written = if blank {
+                    Ok(())
+                } else {
+                    disk.write(&at.part.file, bytes, offset)
+                };
                 (at.part.index, written)
             }
         };
@@ -317,39 +320,41 @@ impl Writer<'_> {
             return;
         }
         set_modified(&small.file, small.modified_ns);
-        match inode(&small.file) {
-            Ok(inode) => {
-                desk.queue.put(Job::Small {
-                    index,
-                    inode,
-                    size: small.size,
-                    hash: small.told,
-                });
+        match Seen::of(&small.file) {
+            Ok(seen) => {
+                let hash = small.told;
+                desk.queue.put(Job::Small { index, seen, hash });
             }
             Err(error) => self.current = self.trouble(index, error),
         }
     }
 
     fn end_chunk(&mut self, at: Chunk, told: Value) {
-        let (desk, chunk) = (self.desk, at.chunk);
+        let (desk, chunk, index) = (self.desk, at.chunk, at.part.index);
+        let is_right = at.hasher.value() == told;
         if at.bytes == Bytes::Spare {
-            return;
-        }
-        if at.hasher.value() == told {
+            at.part.count();
+        } else if is_right {
             at.part.arrived(chunk, told);
+            at.part.count();
             desk.queue.put(Job::Chunk {
                 part: at.part,
                 chunk,
                 value: told,
             });
             return;
+        } else {
+            at.part.abandon(chunk);
+            at.part.count();
+            let chunks = vec![chunk];
+            desk.tell(Notice::Missing {
+                index,
+                chunks,
+                bytes: 0,
+            });
         }
-        at.part.abandon(chunk);
-        desk.tell(Notice::Missing {
-            index: at.part.index,
-            chunks: vec![chunk],
-            bytes: 0,
-        });
+        // It may have been what the file was waiting for.
+        desk.tell(Notice::Checked { index });
     }
 
     /// The current chunk will not be whole.

@@ -6,13 +6,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc;
 
-use super::inbox::{Conflict, Inbox, Roots};
+use super::inbox::{Conflict, Inbox, Roots, Seen};
 use super::journal::{Journal, Record};
 use super::limit::Limit;
 use super::manifest::Manifest;
@@ -45,8 +44,14 @@ pub(super) enum Notice {
         hash: Option<Value>,
     },
     /// These chunks are not there, or not what the sender said; they take so many bytes.
-    Missing { index: u32, chunks: Vec<u32>, bytes: u64 },
-    /// Claims of an earlier attempt were compared.
+    Missing {
+        index: u32,
+        chunks: Vec<u32>,
+        bytes: u64,
+    },
+    /// A chunk with so many bytes that was there from an earlier attempt is another one now.
+    Replaced { bytes: u64 },
+    /// Something changed that the file may have been waiting for.
     Checked { index: u32 },
     /// The disk does not take any more.
     Disk(io::Error),
@@ -58,14 +63,13 @@ pub(super) enum Notice {
 #[derive(Debug)]
 pub(super) enum Job {
     /// A chunk of a file was written.
-    Chunk { part: Arc<Part>, chunk: u32, value: Value },
-    /// A file of one chunk was written.
-    Small {
-        index: u32,
-        inode: u64,
-        size: u64,
-        hash: Value,
+    Chunk {
+        part: Arc<Part>,
+        chunk: u32,
+        value: Value,
     },
+    /// A file of one chunk was written.
+    Small { index: u32, seen: Seen, hash: Value },
     /// A file of several chunks is whole.
     Finish(Arc<Part>),
 }
@@ -80,7 +84,7 @@ pub(super) struct Desk {
     pub(super) journal: Mutex<Journal>,
     pub(super) conflict: Conflict,
     pub(super) states: Vec<AtomicU8>,
-    pub(super) ours: HashMap<u32, (String, u64)>,
+    pub(super) ours: HashMap<u32, (String, Seen)>,
     pub(super) parts: Mutex<HashMap<u32, Arc<Part>>>,
     pub(super) queue: Queue,
     pub(super) notices: mpsc::Sender<Notice>,
@@ -92,7 +96,10 @@ pub(super) struct Desk {
 impl Desk {
     /// The file that data is for, if any may come for it. `Ok(None)`: its fate is decided, the data is of no use.
     pub(super) fn file(&self, index: u32) -> Result<Option<&Entry>, &'static str> {
-        let entry = self.manifest.entry(index).filter(|entry| entry.kind == Kind::File);
+        let entry = self
+            .manifest
+            .entry(index)
+            .filter(|entry| entry.kind == Kind::File);
         let entry = entry.ok_or("data of a file that is not in the list")?;
         match self.state(index) {
             UNWANTED => Err("data of a file that was not asked for"),
@@ -118,7 +125,10 @@ impl Desk {
 
     /// The fate of a file is decided. `false`: it was before.
     pub(super) fn resolve(&self, index: u32) -> bool {
-        let (wanted, taken) = (self.change(index, WANTED, RESOLVED), self.change(index, TAKEN, RESOLVED));
+        let (wanted, taken) = (
+            self.change(index, WANTED, RESOLVED),
+            self.change(index, TAKEN, RESOLVED),
+        );
         wanted || taken
     }
 
@@ -150,11 +160,6 @@ impl Desk {
     }
 }
 
-/// Inode of an open file.
-pub(super) fn inode(file: &std::fs::File) -> io::Result<u64> {
-    Ok(file.metadata()?.ino())
-}
-
 /// Jobs on their way to the keeper.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
@@ -174,7 +179,7 @@ impl Job {
     pub(super) fn bytes(&self) -> u64 {
         match self {
             Self::Chunk { part, chunk, .. } => part.geometry.len(*chunk),
-            Self::Small { size, .. } => *size,
+            Self::Small { seen, .. } => seen.size,
             Self::Finish(_) => 0,
         }
     }

@@ -11,8 +11,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use super::disk::{Disk, Named, set_modified};
 use super::manifest::Manifest;
@@ -57,11 +58,27 @@ pub(super) struct Folders<'a> {
     last: Option<(u32, OwnedFd)>,
 }
 
-/// A plain file as it stands in a folder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A plain file as it stands in a folder: which one it is, and whether somebody touched it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Seen {
     pub(super) inode: u64,
     pub(super) size: u64,
+    pub(super) modified_ns: i64,
+}
+
+impl Seen {
+    pub(super) fn of(file: &File) -> io::Result<Self> {
+        Ok(Self::from_stat(&rustix::fs::fstat(file)?))
+    }
+
+    fn from_stat(stat: &Stat) -> Self {
+        let seconds = stat.st_mtime.saturating_mul(1_000_000_000);
+        Self {
+            inode: stat.st_ino,
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            modified_ns: seconds.saturating_add(i64::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+        }
+    }
 }
 
 /// Where a finished file goes.
@@ -164,7 +181,9 @@ impl Inbox {
         let mut folders = Folders::new(self, manifest, roots);
         let mut failed = Vec::new();
         for (index, entry) in manifest.indexed() {
-            let Kind::Link { target } = &entry.kind else { continue };
+            let Kind::Link { target } = &entry.kind else {
+                continue;
+            };
             let folder = folders.get(entry.parent);
             let made = folder.and_then(|folder| self.make_link((folder, &entry.name), target, conflict));
             if let Err(error) = made {
@@ -208,10 +227,10 @@ impl Inbox {
         &self,
         (folder, name): Named<'_>,
         conflict: Conflict,
-        ours: Option<&(String, u64)>,
+        ours: Option<&(String, Seen)>,
     ) -> io::Result<Choice> {
-        if let Some((own, inode)) = ours
-            && look((folder, own))?.is_some_and(|seen| seen.inode == *inode)
+        if let Some((own, seen)) = ours
+            && look((folder, own))? == Some(*seen)
         {
             return Ok(Choice::Replace(own.clone()));
         }
@@ -235,12 +254,7 @@ impl Inbox {
     /// # Errors
     /// Of the file system; the file is then still where it was. [`io::ErrorKind::AlreadyExists`] if somebody took the name
     /// meanwhile.
-    pub(super) fn place(
-        &self,
-        from: Named<'_>,
-        folder: BorrowedFd<'_>,
-        choice: &Choice,
-    ) -> io::Result<()> {
+    pub(super) fn place(&self, from: Named<'_>, folder: BorrowedFd<'_>, choice: &Choice) -> io::Result<()> {
         match choice {
             Choice::New(name) => self.disk.rename(from, (folder, name)),
             Choice::Replace(name) => self.disk.replace(from, (folder, name)),
@@ -395,10 +409,9 @@ pub(super) fn exists((folder, name): Named<'_>) -> io::Result<bool> {
 /// The plain file of this name, if there is one.
 pub(super) fn look((folder, name): Named<'_>) -> io::Result<Option<Seen>> {
     match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => Ok(Some(Seen {
-            inode: stat.st_ino,
-            size: u64::try_from(stat.st_size).unwrap_or(0),
-        })),
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
+            Ok(Some(Seen::from_stat(&stat)))
+        }
         Ok(_) | Err(Errno::NOENT) => Ok(None),
         Err(error) => Err(error.into()),
     }

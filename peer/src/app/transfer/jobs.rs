@@ -93,7 +93,9 @@ impl Jobs {
             // Its verdict crossed the request on the way.
             return manifest.entry(index).is_some();
         }
-        let Some(entry) = manifest.entry(index) else { return false };
+        let Some(entry) = manifest.entry(index) else {
+            return false;
+        };
         let count = Geometry::new(entry.size).chunks();
         if state.again.len() >= AGAIN_MAX || chunks.iter().any(|chunk| *chunk >= count) {
             return false;

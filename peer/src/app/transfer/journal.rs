@@ -12,6 +12,7 @@ use knothole_proto::wire::codec::{self, LENGTH_PREFIX};
 use serde::{Deserialize, Serialize};
 
 use super::disk::Disk;
+use super::inbox::Seen;
 use super::tree::{Geometry, Value};
 
 /// Version of the records. A journal of another version is begun anew.
@@ -47,13 +48,12 @@ pub(super) enum Record {
     },
     /// 4: this chunk is about to be overwritten.
     Lost { key: PathKey, chunk: u32 },
-    /// 5: this file is whole and on disk; the one with this inode. It is about to get, or has, this name in its folder.
+    /// 5: this file is whole and on disk. It is about to get, or has, this name in its folder.
     Stored {
         key: PathKey,
-        size: u64,
         stamp: u64,
         name: String,
-        inode: u64,
+        seen: Seen,
     },
 }
 
@@ -83,10 +83,9 @@ pub(super) struct PartMemory {
 /// A file that was whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct StoredMemory {
-    pub(super) size: u64,
     pub(super) stamp: u64,
     pub(super) name: String,
-    pub(super) inode: u64,
+    pub(super) seen: Seen,
 }
 
 impl Journal {
@@ -101,7 +100,12 @@ impl Journal {
             let mut from = BufReader::new(&file);
             from.seek(SeekFrom::Start(0))?;
             while let Some((record, bytes)) = read_record(&mut from)? {
-                let begins = matches!(record, Record::Begin { format: JOURNAL_FORMAT });
+                let begins = matches!(
+                    record,
+                    Record::Begin {
+                        format: JOURNAL_FORMAT
+                    }
+                );
                 if begins != (length == 0) {
                     break;
                 }
@@ -169,18 +173,11 @@ impl Memory {
             }
             Record::Stored {
                 key,
-                size,
                 stamp,
                 name,
-                inode,
+                seen,
             } => {
-                let stored = StoredMemory {
-                    size,
-                    stamp,
-                    name,
-                    inode,
-                };
-                self.stored.insert(key, stored);
+                self.stored.insert(key, StoredMemory { stamp, name, seen });
             }
         }
     }
@@ -198,7 +195,10 @@ impl PartMemory {
 
 fn check(framed: &[u8]) -> [u8; CHECK_LEN] {
     let mut check = [0; CHECK_LEN];
-    blake3::Hasher::new().update(framed).finalize_xof().fill(&mut check);
+    blake3::Hasher::new()
+        .update(framed)
+        .finalize_xof()
+        .fill(&mut check);
     check
 }
 
@@ -255,10 +255,13 @@ mod tests {
             Record::Lost { key, chunk: 2 },
             Record::Stored {
                 key: [2; 16],
-                size: 3,
                 stamp: 4,
                 name: "f".to_owned(),
-                inode: 5,
+                seen: Seen {
+                    inode: 5,
+                    size: 3,
+                    modified_ns: -1,
+                },
             },
         ]
     }
@@ -272,7 +275,9 @@ mod tests {
     }
 
     fn read(file: &File) -> Memory {
-        Journal::open(file.try_clone().unwrap(), Disk::default()).unwrap().1
+        Journal::open(file.try_clone().unwrap(), Disk::default())
+            .unwrap()
+            .1
     }
 
     #[test]
@@ -282,7 +287,7 @@ mod tests {
         let part = &memory.parts[&[1; 16]];
         assert_eq!(part.size, 5 * MIB);
         assert_eq!(part.values, BTreeMap::from([(1, [1; 32]), (3, [3; 32])]));
-        assert_eq!(memory.stored[&[2; 16]].inode, 5);
+        assert_eq!(memory.stored[&[2; 16]].seen.inode, 5);
     }
 
     #[test]
@@ -293,7 +298,11 @@ mod tests {
         whole.read_exact_at(&mut bytes, 0).unwrap();
         let full = read(&whole);
         let claims = |memory: &Memory| {
-            let values = memory.parts.values().map(|part| part.values.clone()).collect::<Vec<_>>();
+            let values = memory
+                .parts
+                .values()
+                .map(|part| part.values.clone())
+                .collect::<Vec<_>>();
             (memory.roots.len(), values, memory.stored.len())
         };
         for at in 0..bytes.len() {
@@ -308,7 +317,9 @@ mod tests {
                 assert!(roots <= 1 && stored == 0, "byte {at}");
                 let known = records();
                 for (chunk, value) in values.into_iter().flatten() {
-                    let Record::Chunks { first, values, .. } = &known[2] else { unreachable!() };
+                    let Record::Chunks { first, values, .. } = &known[2] else {
+                        unreachable!()
+                    };
                     assert_eq!(values[(chunk - first) as usize], value, "byte {at}");
                 }
                 // And it can be gone on with.
@@ -324,11 +335,21 @@ mod tests {
         let key = [1; 16];
         let mut memory = Memory::default();
         let values = vec![[7; 32]; 5];
-        let chunks = Record::Chunks { key, first: 0, values };
-        memory.take(Record::Part { key, size: 5 * MIB - 1 });
+        let chunks = Record::Chunks {
+            key,
+            first: 0,
+            values,
+        };
+        memory.take(Record::Part {
+            key,
+            size: 5 * MIB - 1,
+        });
         memory.take(chunks.clone());
         memory.take(Record::Part { key, size: 9 * MIB });
-        assert_eq!(memory.parts[&key].values.keys().copied().collect::<Vec<_>>(), [0, 1, 2, 3]);
+        assert_eq!(
+            memory.parts[&key].values.keys().copied().collect::<Vec<_>>(),
+            [0, 1, 2, 3]
+        );
         memory.take(Record::Part { key, size: 2 * MIB });
         assert_eq!(memory.parts[&key].values.len(), 2);
         memory.take(Record::Part { key, size: 1 << 40 });

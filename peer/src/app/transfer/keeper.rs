@@ -8,9 +8,9 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use super::desk::{Desk, Job, Notice, inode, lock};
+use super::desk::{Desk, Job, Notice, lock};
 use super::disk::set_modified;
-use super::inbox::{Choice, Folders, is_disk_full};
+use super::inbox::{Choice, Folders, Seen, is_disk_full};
 use super::journal::{Record, VALUES_MAX};
 use super::messages::Outcome;
 use super::part::Part;
@@ -40,8 +40,7 @@ pub(super) fn run(desk: &Desk) {
 /// A file that is whole.
 struct Whole {
     index: u32,
-    inode: u64,
-    size: u64,
+    seen: Seen,
     hash: Option<Value>,
     file: Option<Arc<Part>>,
     /// How often somebody else took its name.
@@ -54,14 +53,10 @@ fn round(desk: &Desk, folders: &mut Folders<'_>, jobs: Vec<Job>) -> io::Result<(
         match job {
             Job::Chunk { part, chunk, value } => chunks.push((part, chunk, value)),
             Job::Small {
-                index,
-                inode,
-                size,
-                hash,
+                index, seen, hash, ..
             } => whole.push(Whole {
                 index,
-                inode,
-                size,
+                seen,
                 hash: Some(hash),
                 file: None,
                 tries: 0,
@@ -104,8 +99,7 @@ fn finish(desk: &Desk, part: Arc<Part>) -> io::Result<Option<Whole>> {
     set_modified(&part.file, entry.modified_ns);
     Ok(Some(Whole {
         index: part.index,
-        inode: inode(&part.file)?,
-        size: entry.size,
+        seen: Seen::of(&part.file)?,
         hash: part.root(),
         file: Some(part),
         tries: 0,
@@ -144,7 +138,10 @@ fn keep_chunks(desk: &Desk, chunks: &[(Arc<Part>, u32, Value)]) -> io::Result<()
     for (part, chunk, value) in chunks {
         if let Some(Record::Chunks { key, first, values }) = records.last_mut()
             && *key == part.key
-            && u32::try_from(values.len()).ok().and_then(|len| first.checked_add(len)) == Some(*chunk)
+            && u32::try_from(values.len())
+                .ok()
+                .and_then(|len| first.checked_add(len))
+                == Some(*chunk)
             && values.len() < VALUES_MAX
         {
             values.push(*value);
@@ -174,7 +171,8 @@ fn place(desk: &Desk, folders: &mut Folders<'_>, mut whole: Vec<Whole>) -> io::R
         let choices = choose(desk, folders, &whole)?;
         let mut taken = Vec::new();
         for (whole, choice) in whole.into_iter().zip(choices) {
-            let placed = choice.and_then(|choice| place_one(desk, folders, whole.index, &choice).map(|()| choice));
+            let placed =
+                choice.and_then(|choice| place_one(desk, folders, whole.index, &choice).map(|()| choice));
             let (outcome, name) = match placed {
                 Ok(Choice::Kept) => (Outcome::Kept, None),
                 Ok(Choice::New(name) | Choice::Replace(name)) => (Outcome::Stored, Some(name)),
@@ -207,11 +205,7 @@ fn place(desk: &Desk, folders: &mut Folders<'_>, mut whole: Vec<Whole>) -> io::R
 
 /// Choose names, and have the journal know them before anything gets one: a name that nothing explains after a crash would
 /// be taken for somebody else's file.
-fn choose(
-    desk: &Desk,
-    folders: &mut Folders<'_>,
-    whole: &[Whole],
-) -> io::Result<Vec<io::Result<Choice>>> {
+fn choose(desk: &Desk, folders: &mut Folders<'_>, whole: &[Whole]) -> io::Result<Vec<io::Result<Choice>>> {
     let (mut choices, mut records) = (Vec::new(), Vec::new());
     for whole in whole {
         let entry = desk.manifest.entry(whole.index).ok_or(io::ErrorKind::NotFound)?;
@@ -222,10 +216,9 @@ fn choose(
         if let Ok(Some(name)) = choice.as_ref().map(Choice::name) {
             records.push(Record::Stored {
                 key: path_key(&desk.manifest, whole.index),
-                size: whole.size,
                 stamp: entry.stamp,
                 name: name.to_owned(),
-                inode: whole.inode,
+                seen: whole.seen,
             });
         }
         choices.push(choice);

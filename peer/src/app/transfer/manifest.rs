@@ -304,7 +304,10 @@ impl Builder {
     fn depth(&self, parent: u32) -> Option<usize> {
         match parent.checked_sub(1) {
             None => Some(0),
-            Some(index) => self.manifest.entry(index).map(|_| self.manifest.path(index).len()),
+            Some(index) => self
+                .manifest
+                .entry(index)
+                .map(|_| self.manifest.path(index).len()),
         }
     }
 
@@ -441,11 +444,26 @@ mod tests {
         assert_eq!(manifest.matches(&offer), Ok(()));
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         for lie in [
-            Offer { bytes: 11, ..offer.clone() },
-            Offer { files: 2, ..offer.clone() },
-            Offer { entries: 7, ..offer.clone() },
-            Offer { roots: names(&["d", "other"]), ..offer.clone() },
-            Offer { roots: names(&["d"]), ..offer.clone() },
+            Offer {
+                bytes: 11,
+                ..offer.clone()
+            },
+            Offer {
+                files: 2,
+                ..offer.clone()
+            },
+            Offer {
+                entries: 7,
+                ..offer.clone()
+            },
+            Offer {
+                roots: names(&["d", "other"]),
+                ..offer.clone()
+            },
+            Offer {
+                roots: names(&["d"]),
+                ..offer.clone()
+            },
         ] {
             assert_eq!(manifest.matches(&lie), Err(ManifestError::Numbers));
         }
@@ -470,10 +488,19 @@ mod tests {
             let manifest = builder.finish().unwrap();
             assert!(manifest.entries()[1].name.ends_with(" (1)"), "{pair:?}");
             let renamed = manifest.renamed().last().unwrap();
-            assert_eq!((renamed.offered.as_str(), &renamed.stored), (pair[1], &manifest.entries()[1].name));
+            assert_eq!(
+                (renamed.offered.as_str(), &renamed.stored),
+                (pair[1], &manifest.entries()[1].name)
+            );
             build(manifest.entries()).unwrap();
         }
-        build(&[folder(0, "a"), folder(0, "b"), file(1, "same", 1), file(2, "same", 1)]).unwrap();
+        build(&[
+            folder(0, "a"),
+            folder(0, "b"),
+            file(1, "same", 1),
+            file(2, "same", 1),
+        ])
+        .unwrap();
     }
 
     #[test]
@@ -492,10 +519,22 @@ mod tests {
         build(&deep).unwrap();
         deep.push(folder(64, "d"));
         let error = build(&deep).unwrap_err();
-        assert!(matches!(error, ManifestError::Name { error: NameError::TooDeep(65), .. }));
+        assert!(matches!(
+            error,
+            ManifestError::Name {
+                error: NameError::TooDeep(65),
+                ..
+            }
+        ));
         let long: Vec<Entry> = (0..21).map(|n| folder(n, &"d".repeat(200))).collect();
         let error = build(&long).unwrap_err();
-        assert!(matches!(error, ManifestError::Name { error: NameError::PathTooLong(4221), .. }));
+        assert!(matches!(
+            error,
+            ManifestError::Name {
+                error: NameError::PathTooLong(4221),
+                ..
+            }
+        ));
     }
 
     #[test]
@@ -504,11 +543,27 @@ mod tests {
         for inside in ["x", "a/b", "../x", "../sub/./x", "..", "."] {
             tree(inside).unwrap();
         }
-        for outside in ["", "/etc/passwd", "../..", "../../x", "a/../../../x", "a/..", "a//b", "x\0"] {
+        for outside in [
+            "",
+            "/etc/passwd",
+            "../..",
+            "../../x",
+            "a/../../../x",
+            "a/..",
+            "a//b",
+            "x\0",
+        ] {
             let error = tree(outside).unwrap_err();
-            assert_eq!(error, ManifestError::LinkLeaves("top/sub/l".to_owned()), "{outside}");
+            assert_eq!(
+                error,
+                ManifestError::LinkLeaves("top/sub/l".to_owned()),
+                "{outside}"
+            );
         }
-        assert!(build(&[link(0, "l", "x")]).is_err(), "beside other files of the receiver");
+        assert!(
+            build(&[link(0, "l", "x")]).is_err(),
+            "beside other files of the receiver"
+        );
     }
 
     #[test]

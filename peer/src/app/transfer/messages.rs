@@ -89,6 +89,8 @@ pub enum FromSender {
         index: u32,
         /// BLAKE3 of the whole file, as it was read in this transfer.
         hash: Value,
+        /// How many chunks were sent: those that the receiver did not have, and those that are others at the sender.
+        chunks: u32,
     },
     /// 3: this file cannot be sent whole.
     FileFailed {
@@ -342,19 +344,35 @@ mod tests {
         };
         golden(&FromSender::Offer(offer), "000207020105010164");
         let target = "t".to_owned();
-        for (kind, hex) in [(Kind::File, "00"), (Kind::Folder, "01"), (Kind::Link { target }, "020174")] {
+        for (kind, hex) in [
+            (Kind::File, "00"),
+            (Kind::Folder, "01"),
+            (Kind::Link { target }, "020174"),
+        ] {
             let entries = vec![entry(kind)];
             let message = FromSender::Entries { entries, last: true };
             golden(&message, &format!("0101010166{hex}05fba401020901"));
         }
         let hash = [9; 32];
+        let chunks = 2;
         golden(
-            &FromSender::FileDone { index: 3, hash },
-            &format!("0203{}", "09".repeat(32)),
+            &FromSender::FileDone {
+                index: 3,
+                hash,
+                chunks,
+            },
+            &format!("0203{}02", "09".repeat(32)),
         );
-        let troubles = [SourceTrouble::Unreadable, SourceTrouble::Shrank, SourceTrouble::Changed];
+        let troubles = [
+            SourceTrouble::Unreadable,
+            SourceTrouble::Shrank,
+            SourceTrouble::Changed,
+        ];
         for (number, why) in troubles.into_iter().enumerate() {
-            golden(&FromSender::FileFailed { index: 3, why }, &format!("0303{number:02x}"));
+            golden(
+                &FromSender::FileFailed { index: 3, why },
+                &format!("0303{number:02x}"),
+            );
         }
         golden(&FromSender::End, "04");
         golden(&FromSender::Thanks, "05");
@@ -362,7 +380,12 @@ mod tests {
 
     #[test]
     fn the_bytes_on_a_data_stream_stay_as_they_are() {
-        golden(&DataHeader { transfer: TransferId(7) }, "07");
+        golden(
+            &DataHeader {
+                transfer: TransferId(7),
+            },
+            "07",
+        );
         let piece = Piece {
             index: 3,
             offset: 1 << 20,
@@ -394,7 +417,14 @@ mod tests {
             golden(&FromReceiver::Decline(why), &format!("01{number:02x}"));
         }
         let (bytes, resumed, files) = (5, 4, 1);
-        golden(&FromReceiver::Plan { bytes, resumed, files }, "02050401");
+        golden(
+            &FromReceiver::Plan {
+                bytes,
+                resumed,
+                files,
+            },
+            "02050401",
+        );
         let (index, first, values) = (3, 1, vec![[9; 32]]);
         golden(
             &FromReceiver::Have { index, first, values },
@@ -408,7 +438,10 @@ mod tests {
             Outcome::Incomplete,
         ];
         for (number, outcome) in outcomes.into_iter().enumerate() {
-            golden(&FromReceiver::Results(vec![(3, outcome)]), &format!("040103{number:02x}"));
+            golden(
+                &FromReceiver::Results(vec![(3, outcome)]),
+                &format!("040103{number:02x}"),
+            );
         }
         let chunks = vec![7];
         golden(&FromReceiver::Again { index: 3, chunks }, "05030107");

@@ -237,12 +237,19 @@ mod tests {
             ("a.txt", 1, "a (1).txt"),
             (".hidden", 2, ".hidden (2)"),
             ("no ending", 3, "no ending (3)"),
-            ("tar.of.very-long-name-ending", 1, "tar.of.very-long-name-ending (1)"),
+            (
+                "tar.of.very-long-name-ending",
+                1,
+                "tar.of.very-long-name-ending (1)",
+            ),
         ] {
             assert_eq!(numbered(name, number), result);
         }
         let long = numbered(&format!("{}.txt", "\u{e4}".repeat(125)), 12);
-        assert!(long.len() <= NAME_LEN_MAX && long.ends_with("\u{e4} (12).txt"), "{long}");
+        assert!(
+            long.len() <= NAME_LEN_MAX && long.ends_with("\u{e4} (12).txt"),
+            "{long}"
+        );
     }
 
     #[test]

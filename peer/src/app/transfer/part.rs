@@ -26,8 +26,10 @@ pub(super) struct Part {
 #[derive(Debug)]
 struct State {
     chunks: Vec<Chunk>,
-    /// Chunks that are not [`Chunk::Kept`].
+    /// Chunks that are neither kept nor confirmed.
     left: u32,
+    /// Chunks that came in this attempt, for better or worse.
+    came: u32,
     /// Chunks that may come once more than they are needed: what the journal claimed of them was wrong, and the sender may
     /// have sent them already because they are others at its side.
     spare: u32,
@@ -44,6 +46,8 @@ enum Chunk {
     Arriving,
     /// There, as the journal says; not checked in this attempt yet.
     Claimed(Value),
+    /// And compared with what is on disk. The sender may still find that its own chunk is another one.
+    Confirmed(Value),
     /// Written, its value compared.
     Arrived(Value),
     /// And on disk, and in the journal.
@@ -87,7 +91,12 @@ impl Part {
             geometry,
             file,
             fresh,
-            state: Mutex::new(State { chunks, left, spare: 0 }),
+            state: Mutex::new(State {
+                chunks,
+                left,
+                came: 0,
+                spare: 0,
+            }),
         }
     }
 
@@ -106,7 +115,7 @@ impl Part {
         let state = self.lock();
         let there = (0..)
             .zip(&state.chunks)
-            .filter(|(_, chunk)| matches!(chunk, Chunk::Claimed(_) | Chunk::Kept(_)));
+            .filter(|(_, chunk)| matches!(chunk, Chunk::Claimed(_) | Chunk::Confirmed(_) | Chunk::Kept(_)));
         there.map(|(chunk, _)| self.geometry.len(chunk)).sum()
     }
 
@@ -119,6 +128,10 @@ impl Part {
             Chunk::Missing => Begun::New,
             Chunk::Spoilt => Begun::Again,
             Chunk::Claimed(_) => Begun::Replaces,
+            Chunk::Confirmed(_) => {
+                state.left += 1;
+                Begun::Replaces
+            }
             _ => {
                 state.spare = state.spare.checked_sub(1)?;
                 return Some(Begun::Spare);
@@ -150,7 +163,7 @@ impl Part {
     }
 
     /// Compare the claimed chunks with what is in the file. Returns those that are not there after all, with their bytes
-    /// together; the others count as kept.
+    /// together.
     pub(super) fn check(&self, go_on: impl Fn() -> bool) -> (Vec<u32>, u64) {
         let (mut missing, mut bytes) = (Vec::new(), 0);
         for (chunk, value) in self.claims() {
@@ -168,7 +181,7 @@ impl Part {
                 continue;
             }
             if same {
-                *slot = Chunk::Kept(value);
+                *slot = Chunk::Confirmed(value);
                 state.left -= 1;
             } else {
                 *slot = Chunk::Missing;
@@ -180,9 +193,15 @@ impl Part {
         (missing, bytes)
     }
 
-    /// Is every chunk on disk?
-    pub(super) fn is_whole(&self) -> bool {
-        self.lock().left == 0
+    /// A chunk has come to its end, whatever became of it.
+    pub(super) fn count(&self) {
+        self.lock().came += 1;
+    }
+
+    /// Is every chunk on disk, and has everything come that the sender had to send?
+    pub(super) fn is_whole(&self, sent: u32) -> bool {
+        let state = self.lock();
+        state.left == 0 && state.came >= sent
     }
 
     /// The hash of the file; `None` while chunks are missing.
@@ -190,7 +209,7 @@ impl Part {
         let values: Option<Vec<Value>> = {
             let state = self.lock();
             let kept = state.chunks.iter().map(|chunk| match chunk {
-                Chunk::Kept(value) => Some(*value),
+                Chunk::Kept(value) | Chunk::Confirmed(value) => Some(*value),
                 _ => None,
             });
             kept.collect()
@@ -204,7 +223,8 @@ impl Part {
         let end = offset + self.geometry.len(chunk);
         let mut block = vec![0; CHECK_BLOCK_LEN];
         while offset < end {
-            let want = usize::try_from(end - offset).map_or(CHECK_BLOCK_LEN, |left| left.min(CHECK_BLOCK_LEN));
+            let want =
+                usize::try_from(end - offset).map_or(CHECK_BLOCK_LEN, |left| left.min(CHECK_BLOCK_LEN));
             let Some(block) = block.get_mut(..want) else { break };
             self.file.read_exact_at(block, offset)?;
             hasher.update(block);
@@ -239,7 +259,14 @@ mod tests {
     fn part(bytes: &[u8], claims: &[(u32, Value)]) -> Part {
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(bytes, 0).unwrap();
-        Part::new(0, [0; 16], bytes.len() as u64, file, false, claims.iter().copied())
+        Part::new(
+            0,
+            [0; 16],
+            bytes.len() as u64,
+            file,
+            false,
+            claims.iter().copied(),
+        )
     }
 
     fn value(bytes: &[u8], chunk: u32) -> Value {
@@ -259,12 +286,12 @@ mod tests {
             assert_eq!(part.begin(chunk), Some(Begun::New));
             assert_eq!(part.begin(chunk), None);
             part.kept(chunk);
-            assert!(!part.is_whole(), "nothing counts before it has arrived");
+            assert!(!part.is_whole(0), "nothing counts before it has arrived");
             part.arrived(chunk, value(&bytes, chunk));
             part.kept(chunk);
             part.kept(chunk);
         }
-        assert!(part.is_whole());
+        assert!(part.is_whole(0) && !part.is_whole(3), "nothing was counted");
         assert_eq!(part.root(), Some(*blake3::hash(&bytes).as_bytes()));
     }
 
@@ -291,7 +318,17 @@ mod tests {
         assert_eq!(part.check(|| true), (vec![2], 1 << 20));
         assert_eq!((part.bytes(), part.claims().len()), (2 << 20, 0));
         assert_eq!(part.begin(2), Some(Begun::New));
-        assert_eq!(part.begin(2), Some(Begun::Spare), "the sender may have sent it before it was asked");
-        assert_eq!((part.begin(2), part.begin(1)), (None, None));
+        assert_eq!(
+            part.begin(2),
+            Some(Begun::Spare),
+            "the sender may have sent it before it was asked"
+        );
+        assert_eq!(part.begin(2), None);
+        assert_eq!(
+            part.begin(1),
+            Some(Begun::Replaces),
+            "the sender has another one now"
+        );
+        assert_eq!(part.begin(1), None);
     }
 }

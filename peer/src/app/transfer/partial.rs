@@ -142,6 +142,19 @@ impl Partial {
         if let Err(error) = clear(&self.disk, (self.all.as_fd(), &self.name), self.folder()) {
             tracing::debug!(%error, "a partial transfer could not be removed");
         }
+        self.remove_if_last();
+    }
+
+    /// Remove the folder of all partial transfers; fails while others are in it.
+    fn remove_if_last(&self) {
+        if let Ok(inbox) = rustix::fs::openat(
+            &self.all,
+            "..",
+            OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) {
+            let _ = self.disk.remove_folder((inbox.as_fd(), FOLDER));
+        }
     }
 }
 
@@ -174,7 +187,9 @@ fn open_plain((folder, name): Named<'_>) -> io::Result<Option<File>> {
 fn sweep(disk: &Disk, all: BorrowedFd<'_>, but: &str) {
     let Ok(entries) = Dir::read_from(all) else { return };
     for entry in entries.flatten() {
-        let Ok(name) = entry.file_name().to_str() else { continue };
+        let Ok(name) = entry.file_name().to_str() else {
+            continue;
+        };
         if name.starts_with('.') || name == but {
             continue;
         }
@@ -192,7 +207,9 @@ fn remove_if_old(disk: &Disk, here: Named<'_>) -> io::Result<()> {
         Some(journal) => journal.metadata()?,
         None => File::from(folder.try_clone()?).metadata()?,
     };
-    let age = SystemTime::now().duration_since(seen.modified()?).unwrap_or_default();
+    let age = SystemTime::now()
+        .duration_since(seen.modified()?)
+        .unwrap_or_default();
     if age < KEPT {
         return Ok(());
     }
@@ -224,9 +241,6 @@ fn clear(disk: &Disk, here: Named<'_>, folder: BorrowedFd<'_>) -> io::Result<()>
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        // Fails while other transfers are in it.
-        if let Ok(inbox) = rustix::fs::openat(&self.all, "..", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
-            let _ = self.disk.remove_folder((inbox.as_fd(), FOLDER));
-        }
+        self.remove_if_last();
     }
 }

@@ -55,8 +55,8 @@ pub(super) struct Plan {
     pub(super) others: Vec<(u32, Outcome)>,
     /// Files of which chunks are there.
     pub(super) parts: Vec<Arc<Part>>,
-    /// Former versions that an earlier attempt put in place, with their inodes; the new version may replace them.
-    pub(super) ours: HashMap<u32, (String, u64)>,
+    /// Former versions that an earlier attempt put in place and nobody touched since; the new version may replace them.
+    pub(super) ours: HashMap<u32, (String, Seen)>,
 }
 
 /// What a plan is made from.
@@ -92,7 +92,11 @@ impl Planner<'_> {
                 continue;
             }
             let fate = self.judge(index, entry, &mut folders, journal, &mut plan)?;
-            let state = if matches!(fate, Fate::Wanted(_)) { WANTED } else { UNWANTED };
+            let state = if matches!(fate, Fate::Wanted(_)) {
+                WANTED
+            } else {
+                UNWANTED
+            };
             plan.states.push(AtomicU8::new(state));
             match fate {
                 Fate::Kept => plan.others.push((index, Outcome::Kept)),
@@ -126,15 +130,14 @@ impl Planner<'_> {
         let key = path_key(self.manifest, index);
         let mut former = None;
         if let Some(stored) = self.memory.stored.get(&key) {
-            let same = stored.size == entry.size && stored.stamp == entry.stamp;
-            let is = |seen: Seen| (seen.inode, seen.size) == (stored.inode, stored.size);
-            if look((folder, &stored.name))?.is_some_and(is) {
+            let same = stored.seen.size == entry.size && stored.stamp == entry.stamp;
+            if look((folder, &stored.name))? == Some(stored.seen) {
                 if same {
                     return Ok(Fate::Whole(stored.name.clone()));
                 }
-                plan.ours.insert(index, (stored.name.clone(), stored.inode));
+                plan.ours.insert(index, (stored.name.clone(), stored.seen));
                 former = Some(open_read((folder, &stored.name))?);
-            } else if same && look((self.partial.folder(), &file_name(&key)))?.is_some_and(is) {
+            } else if same && look((self.partial.folder(), &file_name(&key)))? == Some(stored.seen) {
                 // It was whole and on disk, and its new name was lost.
                 return self.place_again(&key, (folder, entry), journal, stored);
             }
@@ -160,16 +163,18 @@ impl Planner<'_> {
         if let Some(name) = choice.name() {
             journal.append(&[Record::Stored {
                 key: *key,
-                size: stored.size,
                 stamp: stored.stamp,
                 name: name.to_owned(),
-                inode: stored.inode,
+                seen: stored.seen,
             }])?;
             journal.sync()?;
         }
         let from = file_name(key);
-        self.inbox.place((self.partial.folder(), &from), folder, &choice)?;
-        Ok(choice.name().map_or(Fate::Kept, |name| Fate::Whole(name.to_owned())))
+        self.inbox
+            .place((self.partial.folder(), &from), folder, &choice)?;
+        Ok(choice
+            .name()
+            .map_or(Fate::Kept, |name| Fate::Whole(name.to_owned())))
     }
 
     /// What is there of a file, as a part that can be gone on with.

@@ -18,7 +18,9 @@ use super::inbox::{Conflict, Inbox};
 use super::journal::{Journal, Memory, Record};
 use super::limit::Limit;
 use super::manifest::{Builder, Manifest, ManifestError};
-use super::messages::{FORMAT, FromReceiver, FromSender, Offer, Outcome, RUNS_MAX, Refused, TransferId, VALUES_MAX};
+use super::messages::{
+    FORMAT, FromReceiver, FromSender, Offer, Outcome, RUNS_MAX, Refused, TransferId, VALUES_MAX,
+};
 use super::partial::{Partial, TransferKey};
 use super::plan::{Plan, Planner};
 use super::receiving::Receiving;
@@ -177,17 +179,28 @@ async fn prepare(
         match blocking(move || Partial::open(&within, key)).await.flatten() {
             // Not found: whoever had it before removed it at this moment.
             Err(error)
-                if matches!(error.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::NotFound)
-                    && Instant::now() < give_up =>
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ResourceBusy | io::ErrorKind::NotFound
+                ) && Instant::now() < give_up =>
             {
                 tokio::time::sleep(LOCK_LOOK).await;
             }
             opened => break opened?,
         }
     };
-    blocking(move || plan(transfer, inbox, manifest, terms, notices, (partial, journal, memory)))
-        .await
-        .flatten()
+    blocking(move || {
+        plan(
+            transfer,
+            inbox,
+            manifest,
+            terms,
+            notices,
+            (partial, journal, memory),
+        )
+    })
+    .await
+    .flatten()
 }
 
 fn plan(
@@ -214,7 +227,11 @@ fn plan(
         memory,
     };
     let mut plan = planner.plan(&mut journal)?;
-    let parts: HashMap<_, _> = plan.parts.iter().map(|part| (part.index, Arc::clone(part))).collect();
+    let parts: HashMap<_, _> = plan
+        .parts
+        .iter()
+        .map(|part| (part.index, Arc::clone(part)))
+        .collect();
     let desk = Desk {
         transfer,
         states: std::mem::take(&mut plan.states),
@@ -234,9 +251,7 @@ fn plan(
     Ok((desk, plan))
 }
 
-async fn read_list(
-    recv: &mut impl crate::app::flow::Inflow,
-) -> Result<(Offer, Manifest), ReceiveError> {
+async fn read_list(recv: &mut impl crate::app::flow::Inflow) -> Result<(Offer, Manifest), ReceiveError> {
     let FromSender::Offer(offer) = framed::expect(recv).await? else {
         return Err(ReceiveError::Protocol("the first message is not an offer"));
     };

@@ -17,9 +17,7 @@ use super::desk::{Desk, Job, Notice, is_single, lock};
 use super::inbox::is_disk_full;
 use super::journal::Record;
 use super::keeper;
-use super::messages::{
-    AGAIN_MAX, AbortReason, FromReceiver, FromSender, Outcome, RESULTS_MAX, STREAMS_MAX,
-};
+use super::messages::{AGAIN_MAX, AbortReason, FromReceiver, FromSender, Outcome, RESULTS_MAX, STREAMS_MAX};
 use super::part::Part;
 use super::plan::{Plan, TAKEN, WANTED};
 use super::receiver::{ReceiveError, Received, WORD_TIMEOUT, blocking, last_word};
@@ -55,8 +53,8 @@ pub(super) struct Receiving<O> {
     started: Instant,
     /// Files without a verdict.
     open: u32,
-    /// Hashes of files of several chunks, as the sender told them.
-    told: HashMap<u32, Value>,
+    /// Hashes of files of several chunks, as the sender told them, and how many chunks it sent.
+    told: HashMap<u32, (Value, u32)>,
     wrong: HashMap<u32, usize>,
     /// Verdicts that the sender does not know yet.
     results: Vec<(u32, Outcome)>,
@@ -224,11 +222,11 @@ impl<O: Outflow> Receiving<O> {
 
     async fn word(&mut self, word: FromSender) -> Result<bool, Stop> {
         match word {
-            FromSender::FileDone { index, hash } => {
+            FromSender::FileDone { index, hash, chunks } => {
                 let entry = self.desk.manifest.entry(index);
                 // A verdict may have crossed this word on the way.
                 if entry.is_some_and(|entry| !is_single(entry)) && self.desk.state(index) == WANTED {
-                    self.told.insert(index, hash);
+                    self.told.insert(index, (hash, chunks));
                     self.finish_if_whole(index).await?;
                 }
             }
@@ -254,6 +252,7 @@ impl<O: Outflow> Receiving<O> {
                 self.kept += bytes;
                 self.finish_if_whole(index).await?;
             }
+            Notice::Replaced { bytes } => self.resumed = self.resumed.saturating_sub(bytes),
             Notice::Checked { index } => self.finish_if_whole(index).await?,
             Notice::Placed {
                 index,
@@ -302,11 +301,11 @@ impl<O: Outflow> Receiving<O> {
 
     /// If all chunks of a file are kept and its hash is told, compare, and have it put in its place.
     async fn finish_if_whole(&mut self, index: u32) -> Result<(), Stop> {
-        let Some(told) = self.told.get(&index).copied() else {
+        let Some((told, sent)) = self.told.get(&index).copied() else {
             return Ok(());
         };
         let part = lock(&self.desk.parts).get(&index).map(Arc::clone);
-        let Some(part) = part.filter(|part| part.is_whole()) else {
+        let Some(part) = part.filter(|part| part.is_whole(sent)) else {
             return Ok(());
         };
         if part.root() != Some(told) {

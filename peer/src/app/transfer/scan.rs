@@ -292,7 +292,10 @@ mod tests {
 
     fn paths(sources: &Sources) -> Vec<String> {
         let manifest = &sources.manifest;
-        manifest.indexed().map(|(index, _)| manifest.joined(index)).collect()
+        manifest
+            .indexed()
+            .map(|(index, _)| manifest.joined(index))
+            .collect()
     }
 
     #[test]
@@ -308,11 +311,24 @@ mod tests {
         let sources = scan(&[top.clone(), top.join("b")]).unwrap();
         assert_eq!(
             paths(&sources),
-            ["top", "top/b", "top/near", "top/sub", "top/sub/a", "top/sub/deep", "b"]
+            [
+                "top",
+                "top/b",
+                "top/near",
+                "top/sub",
+                "top/sub/a",
+                "top/sub/deep",
+                "b"
+            ]
         );
         assert_eq!((sources.manifest.files(), sources.manifest.bytes()), (3, 10));
         assert_eq!((sources.skipped_count, sources.unreadable), (2, 0));
-        assert!(sources.skipped.iter().all(|(_, why)| why.contains("symbolic link")));
+        assert!(
+            sources
+                .skipped
+                .iter()
+                .all(|(_, why)| why.contains("symbolic link"))
+        );
         assert_eq!(sources.place(4), Some(top.join("sub/a")));
         assert_eq!(sources.place(6), Some(top.join("b")));
         assert_eq!(sources.place(7), None);
@@ -350,7 +366,16 @@ mod tests {
         let list = paths(&sources);
         assert_eq!(
             list,
-            ["top", "top/_CON", "top/README", "top/bad\u{fffd}", "top/readme (1)", "top/two_lines", "same", "same (1)"]
+            [
+                "top",
+                "top/_CON",
+                "top/README",
+                "top/bad\u{fffd}",
+                "top/readme (1)",
+                "top/two_lines",
+                "same",
+                "same (1)"
+            ]
         );
         let read = |index| fs::read(sources.place(index).unwrap()).unwrap();
         assert_eq!(read(1), b"CON");
@@ -383,7 +408,12 @@ mod tests {
         // The clock of a file system may tick as slowly as every 10 ms.
         std::thread::sleep(std::time::Duration::from_millis(30));
         fs::write(&path, "two").unwrap();
-        fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+        fs::File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_modified(modified)
+            .unwrap();
         assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), modified);
         assert_ne!(stamp_now(), first);
     }

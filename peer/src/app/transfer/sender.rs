@@ -15,8 +15,8 @@ use tokio::task::JoinSet;
 use super::jobs::Jobs;
 use super::limit::Limit;
 use super::messages::{
-    AbortReason, DataHeader, ENTRIES_MAX, Entry, FromReceiver, FromSender, Kind, Outcome, PAGE_LEN_MAX, Refused, Run,
-    STREAMS_MAX, TransferId,
+    AbortReason, DataHeader, ENTRIES_MAX, Entry, FromReceiver, FromSender, Kind, Outcome, PAGE_LEN_MAX,
+    Refused, Run, STREAMS_MAX, TransferId,
 };
 use super::scan::Sources;
 use super::source::{self, Pool, Read};
@@ -195,7 +195,12 @@ fn page_of(entries: &[Entry]) -> Vec<Entry> {
 
 async fn read_answer(recv: &mut impl Inflow, sources: &Sources) -> Result<Answer, SendError> {
     let first = framed::expect(recv).await?;
-    let FromReceiver::Plan { bytes, resumed, files } = first else {
+    let FromReceiver::Plan {
+        bytes,
+        resumed,
+        files,
+    } = first
+    else {
         return Err(match first {
             FromReceiver::Decline(why) => SendError::Declined(why),
             FromReceiver::Abort(why) => SendError::Aborted { why, stored: 0 },
@@ -246,7 +251,10 @@ impl Answer {
         if values.is_empty() || end.is_none_or(|end| end > Geometry::new(entry.size).chunks()) {
             return false;
         }
-        self.claims.entry(index).or_default().extend((first..).zip(values));
+        self.claims
+            .entry(index)
+            .or_default()
+            .extend((first..).zip(values));
         true
     }
 }
@@ -264,7 +272,9 @@ fn wanted_files(sources: &Sources, runs: &[Run]) -> Result<Vec<u32>, SendError> 
         next = end;
         let slice = entries.get(run.first as usize..end as usize);
         let slice = slice.ok_or(SendError::Protocol)?;
-        let of_files = (run.first..).zip(slice).filter(|(_, entry)| entry.kind == Kind::File);
+        let of_files = (run.first..)
+            .zip(slice)
+            .filter(|(_, entry)| entry.kind == Kind::File);
         files.extend(of_files.map(|(index, _)| index));
     }
     Ok(files)
@@ -316,7 +326,9 @@ impl<B: Bulk> Pump<B> {
                         };
                         self.write(stream, bytes).await?;
                     }
-                    Read::Done(index, hash) => self.say(FromSender::FileDone { index, hash }).await?,
+                    Read::Done(index, hash, chunks) => {
+                        self.say(FromSender::FileDone { index, hash, chunks }).await?;
+                    }
                     Read::Failed(index, why) => self.say(FromSender::FileFailed { index, why }).await?,
                 }
             }
@@ -449,7 +461,10 @@ async fn farewell(send: &mut impl Outflow, recv: &mut impl Inflow, stored: u32) 
     // Without thanks the receiver remembers for a while that everything is there.
     if framed::write(send, &FromSender::Thanks).await.is_ok() {
         send.finish();
-        if tokio::time::timeout(LAST_WORD_TIMEOUT, send.settled()).await.is_err() {
+        if tokio::time::timeout(LAST_WORD_TIMEOUT, send.settled())
+            .await
+            .is_err()
+        {
             tracing::debug!("the receiver did not take the thanks");
         }
     }
@@ -559,7 +574,11 @@ mod tests {
         let entries: Vec<Entry> = (0..2000)
             .map(|n| {
                 let target = "t".repeat(n * 37 % 4096);
-                let kind = if n % 7 == 0 { Kind::Link { target } } else { Kind::File };
+                let kind = if n % 7 == 0 {
+                    Kind::Link { target }
+                } else {
+                    Kind::File
+                };
                 entry("y".repeat(n % 255 + 1), kind)
             })
             .collect();

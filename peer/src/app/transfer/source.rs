@@ -37,7 +37,10 @@ pub(super) enum Job {
     /// These files, each of one chunk.
     Small(Vec<u32>),
     /// A file of several chunks. The receiver has those with these values.
-    Large { index: u32, claims: BTreeMap<u32, Value> },
+    Large {
+        index: u32,
+        claims: BTreeMap<u32, Value>,
+    },
     /// These chunks, and nothing but them.
     Again { index: u32, chunks: Vec<u32> },
 }
@@ -47,8 +50,8 @@ pub(super) enum Job {
 pub(super) enum Read {
     /// To be written to the data stream.
     Wire(Bytes),
-    /// All of a file of several chunks was read.
-    Done(u32, Value),
+    /// All of a file of several chunks was read; its hash, and how many chunks of it were sent.
+    Done(u32, Value, u32),
     /// A file cannot be sent whole.
     Failed(u32, SourceTrouble),
 }
@@ -153,17 +156,22 @@ impl Reader<'_> {
         let geometry = Geometry::new(entry.size);
         let mut values = vec![[0; 32]; geometry.chunks() as usize];
         let missing = (0..geometry.chunks()).filter(|chunk| !claims.contains_key(chunk));
+        let mut sent = 0;
         for chunk in missing {
             let value = self.chunk(index, &file, &entry, chunk, None)?;
+            sent += 1;
             values.get_mut(chunk as usize).map(|slot| *slot = value);
         }
         for (chunk, claimed) in claims {
             let value = self.chunk(index, &file, &entry, *chunk, Some(claimed))?;
+            sent += u32::from(value != *claimed);
             values.get_mut(*chunk as usize).map(|slot| *slot = value);
         }
         self.check_unchanged(&file, &entry)?;
-        let hash = geometry.root(&values).ok_or(Trouble::Source(SourceTrouble::Unreadable))?;
-        self.say(Read::Done(index, hash))
+        let hash = geometry
+            .root(&values)
+            .ok_or(Trouble::Source(SourceTrouble::Unreadable))?;
+        self.say(Read::Done(index, hash, sent))
     }
 
     fn again(&mut self, index: u32, chunks: &[u32]) -> Result<(), Trouble> {
@@ -244,7 +252,14 @@ impl Reader<'_> {
         Ok(hasher.value())
     }
 
-    fn fill(&self, file: &File, entry: &Entry, chunk: u32, offset: u64, into: &mut [u8]) -> Result<Value, Trouble> {
+    fn fill(
+        &self,
+        file: &File,
+        entry: &Entry,
+        chunk: u32,
+        offset: u64,
+        into: &mut [u8],
+    ) -> Result<Value, Trouble> {
         let mut hasher = Geometry::new(entry.size).hasher(chunk);
         read_hashing(file, offset, into, &mut hasher)?;
         Ok(hasher.value())

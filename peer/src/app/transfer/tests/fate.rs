@@ -33,10 +33,28 @@ struct State {
 
 /// What would be taken back.
 enum Change {
-    Data { file: File, inode: u64, offset: u64, old: Vec<u8>, old_len: u64, len: u64 },
-    Made { folder: OwnedFd, name: String, is_folder: bool },
-    Renamed { from: (OwnedFd, String), to: (OwnedFd, String) },
-    Removed { folder: OwnedFd, name: String, stashed: PathBuf },
+    Data {
+        file: File,
+        inode: u64,
+        offset: u64,
+        old: Vec<u8>,
+        old_len: u64,
+        len: u64,
+    },
+    Made {
+        folder: OwnedFd,
+        name: String,
+        is_folder: bool,
+    },
+    Renamed {
+        from: (OwnedFd, String),
+        to: (OwnedFd, String),
+    },
+    Removed {
+        folder: OwnedFd,
+        name: String,
+        stashed: PathBuf,
+    },
 }
 
 impl Life {
@@ -67,8 +85,9 @@ impl Life {
         let mut state = self.state.lock().unwrap();
         state.dead = true;
         let changes = std::mem::take(&mut state.changes);
-        let (data, names): (Vec<_>, Vec<_>) =
-            changes.into_iter().partition(|change| matches!(change, Change::Data { .. }));
+        let (data, names): (Vec<_>, Vec<_>) = changes
+            .into_iter()
+            .partition(|change| matches!(change, Change::Data { .. }));
         let mut files: BTreeMap<u64, Vec<Change>> = BTreeMap::new();
         for change in data {
             if let Change::Data { inode, .. } = &change {
@@ -95,7 +114,8 @@ impl Life {
 
     fn stashed(&self) -> PathBuf {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
-        self.stash.join(NUMBER.fetch_add(1, Ordering::Relaxed).to_string())
+        self.stash
+            .join(NUMBER.fetch_add(1, Ordering::Relaxed).to_string())
     }
 
     /// Out of the way, but not gone.
@@ -104,7 +124,11 @@ impl Life {
         rustix::fs::renameat(folder, name, rustix::fs::CWD, &stashed)?;
         let name = name.to_owned();
         let folder = folder.try_clone_to_owned()?;
-        state.changes.push(Change::Removed { folder, name, stashed });
+        state.changes.push(Change::Removed {
+            folder,
+            name,
+            stashed,
+        });
         Ok(())
     }
 }
@@ -121,7 +145,9 @@ impl Fate for Life {
                 // Half of a write may be there.
                 let half = state.dice.below(bytes.len() as u64 + 1);
                 let bytes = &bytes[..usize::try_from(half).unwrap()];
-                state.changes.push(Change::data(file, *offset, bytes.len() as u64)?);
+                state
+                    .changes
+                    .push(Change::data(file, *offset, bytes.len() as u64)?);
                 file.write_all_at(bytes, *offset)?;
             }
             return Err(io::Error::other("killed"));
@@ -137,20 +163,28 @@ impl Fate for Life {
         match act {
             Act::MakeFolder(folder, name) | Act::Create(folder, name) | Act::Link(folder, name) => {
                 if !there(*folder, name) {
-                    state.changes.push(made(folder, name, matches!(act, Act::MakeFolder(..)))?);
+                    state
+                        .changes
+                        .push(made(folder, name, matches!(act, Act::MakeFolder(..)))?);
                 }
             }
             Act::Write(file, bytes, offset) => {
-                state.changes.push(Change::data(file, *offset, bytes.len() as u64)?);
+                state
+                    .changes
+                    .push(Change::data(file, *offset, bytes.len() as u64)?);
             }
             Act::SetLen(file, length) => {
                 let old_len = file.metadata()?.len();
                 let from = old_len.min(*length);
-                state.changes.push(Change::data(file, from, old_len.max(*length) - from)?);
+                state
+                    .changes
+                    .push(Change::data(file, from, old_len.max(*length) - from)?);
             }
             Act::SyncFile(file) => {
                 let synced = file.metadata()?.ino();
-                state.changes.retain(|change| !matches!(change, Change::Data { inode, .. } if *inode == synced));
+                state
+                    .changes
+                    .retain(|change| !matches!(change, Change::Data { inode, .. } if *inode == synced));
                 return Ok(false);
             }
             Act::SyncFolder(folder) => {
@@ -216,12 +250,26 @@ impl Change {
 
     fn take_back(self) {
         match self {
-            Self::Data { file, offset, old, old_len, .. } => {
+            Self::Data {
+                file,
+                offset,
+                old,
+                old_len,
+                ..
+            } => {
                 file.write_all_at(&old, offset).unwrap();
                 file.set_len(old_len).unwrap();
             }
-            Self::Made { folder, name, is_folder } => {
-                let flags = if is_folder { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+            Self::Made {
+                folder,
+                name,
+                is_folder,
+            } => {
+                let flags = if is_folder {
+                    AtFlags::REMOVEDIR
+                } else {
+                    AtFlags::empty()
+                };
                 match rustix::fs::unlinkat(&folder, &*name, flags) {
                     // Its move elsewhere, or what is in it, is on disk, and itself with it.
                     Ok(()) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTEMPTY) => {}
@@ -229,7 +277,11 @@ impl Change {
                 }
             }
             Self::Renamed { from, to } => rustix::fs::renameat(&to.0, &*to.1, &from.0, &*from.1).unwrap(),
-            Self::Removed { folder, name, stashed } => {
+            Self::Removed {
+                folder,
+                name,
+                stashed,
+            } => {
                 rustix::fs::renameat(rustix::fs::CWD, &stashed, &folder, &*name).unwrap();
             }
         }
@@ -237,7 +289,15 @@ impl Change {
 
     /// Only its beginning is on disk.
     fn tear(self, dice: &mut Dice) {
-        if let Self::Data { file, offset, old, old_len, len, .. } = self {
+        if let Self::Data {
+            file,
+            offset,
+            old,
+            old_len,
+            len,
+            ..
+        } = self
+        {
             let kept = dice.below(len + 1);
             let lost = usize::try_from(kept.min(old.len() as u64)).unwrap();
             file.write_all_at(&old[lost..], offset + lost as u64).unwrap();

@@ -63,7 +63,10 @@ impl Dice {
     fn bytes(&mut self, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         let seed = self.next().to_le_bytes();
-        blake3::Hasher::new().update(&seed).finalize_xof().fill(&mut bytes);
+        blake3::Hasher::new()
+            .update(&seed)
+            .finalize_xof()
+            .fill(&mut bytes);
         bytes
     }
 }
