@@ -53,7 +53,8 @@ impl Tracked {
     fn look(&mut self, bytes: u64, now: Instant) -> Option<u64> {
         let (then, before) = self.seen;
         let took = now.duration_since(then);
-        if took < TRANSFER_EVERY {
+        // The first is told at once: a script sees that it has begun.
+        if took < TRANSFER_EVERY && self.rate.is_some() {
             return None;
         }
         let late = rate(bytes.saturating_sub(before), took);

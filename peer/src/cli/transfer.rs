@@ -37,6 +37,8 @@ impl Listener for Teller {
                 .output
                 .talk(format_args!("offered to {}, which decides", self.peer)),
             Event::Accepted { bytes, resumed } => {
+                let fields = json!({ "peer": self.peer, "bytes": bytes, "resumed_bytes": resumed });
+                self.output.event("accepted", fields);
                 if resumed > 0 {
                     let (there, all) = (size(resumed), size(bytes));
                     self.output

@@ -595,6 +595,16 @@ mod tests {
     }
 
     #[test]
+    fn the_fullest_list_takes_less_than_70_mb_on_either_side() {
+        // The entry, its name on the heap with what an allocation costs, and the place that it took with room to grow.
+        let place = size_of::<([u8; 16], u32)>() + 1;
+        let each = size_of::<Entry>() + 16 + place * 16 / 7;
+        let names = NAMES_LEN_MAX;
+        let all = each * ENTRIES_MAX as usize + names;
+        assert!(all < 70_000_000, "{all} bytes, {each} an entry");
+    }
+
+    #[test]
     fn one_bad_name_refuses_the_whole_list_and_shows_it_escaped() {
         let error = build(&[file(0, "a", 1), file(0, "..", 1)]).unwrap_err();
         assert_eq!(error.to_string(), "`..` is not acceptable: a name is `.` or `..`");

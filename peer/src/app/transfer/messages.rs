@@ -82,8 +82,8 @@ pub enum FromSender {
         /// Are these the last ones?
         last: bool,
     },
-    /// 2: everything of this file that the receiver does not have was sent. Only for files of several chunks; the value of
-    /// an only chunk is this hash.
+    /// 2: everything of this file that the receiver does not have was sent. Counts for files of several
+    /// chunks; the value of an only chunk is this hash.
     FileDone {
         /// The entry.
         index: u32,

@@ -66,7 +66,7 @@ pub struct Sent {
     pub others: Vec<(u32, Outcome)>,
     /// From the receiver's yes to its last word.
     pub took: Duration,
-    /// BLAKE3 of the file, if there was one file only and it has several chunks.
+    /// BLAKE3 of the file, if there was one file only and it was read now.
     pub hash: Option<Value>,
 }
 

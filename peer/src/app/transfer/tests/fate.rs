@@ -153,6 +153,13 @@ impl Fate for Life {
             return Err(io::Error::other("killed"));
         }
         state.left -= 1;
+        self.note(&mut state, act)
+    }
+}
+
+impl Life {
+    /// Remember how to take a change back.
+    fn note(&self, state: &mut State, act: &Act<'_>) -> io::Result<bool> {
         let made = |folder: &BorrowedFd<'_>, name: &str, is_folder| {
             io::Result::Ok(Change::Made {
                 folder: folder.try_clone_to_owned()?,
@@ -199,7 +206,7 @@ impl Fate for Life {
             Act::Rename([from, to], replaces) => {
                 let taken = there(to.0, to.1);
                 if taken && *replaces {
-                    self.remove(&mut state, to.0, to.1)?;
+                    self.remove(state, to.0, to.1)?;
                 }
                 if !taken || *replaces {
                     let named = |named: &(BorrowedFd<'_>, &str)| {
@@ -215,7 +222,7 @@ impl Fate for Life {
                 if flags.contains(AtFlags::REMOVEDIR) && !is_empty(*folder, name) {
                     return Err(io::ErrorKind::DirectoryNotEmpty.into());
                 }
-                self.remove(&mut state, *folder, name)?;
+                self.remove(state, *folder, name)?;
                 return Ok(false);
             }
         }

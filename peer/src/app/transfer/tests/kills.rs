@@ -185,16 +185,19 @@ impl Story {
             () = gone => None,
             () = tokio::time::sleep(Duration::from_secs(60)) => panic!("seed {}: it hangs", self.seed),
         };
-        match (&sent, end) {
-            // The other side may have been cut off in the middle of anything.
-            (None, _) | (Some(Err(_)), End::Connection | End::Sender) => {
-                sender.abort();
+        let sent = match sent {
+            Some(sent) => sent,
+            None => {
                 wire.cut();
-                None
+                sender.await.unwrap()
             }
-            _ if life.is_dead() => None,
-            _ => sent,
+        };
+        // Whoever is content is so whatever becomes of the other side.
+        if sent.is_err() && (life.is_dead() || matches!(end, End::Connection | End::Sender)) {
+            wire.cut();
+            return None;
         }
+        Some(sent)
     }
 
     async fn finish(
