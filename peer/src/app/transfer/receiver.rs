@@ -31,7 +31,7 @@ use crate::app::framed::{self, FrameError};
 use crate::app::{Bulk, Event, Listener};
 
 /// How long a sender may take to tell its list, and to take the last message.
-pub(super) const WORD_TIMEOUT: Duration = Duration::from_secs(30);
+const WORD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long is waited for another attempt of the same transfer to put its files away.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);

@@ -20,7 +20,7 @@ use super::keeper;
 use super::messages::{AGAIN_MAX, AbortReason, FromReceiver, FromSender, Outcome, RESULTS_MAX, STREAMS_MAX};
 use super::part::Part;
 use super::plan::{Plan, TAKEN, WANTED};
-use super::receiver::{ReceiveError, Received, WORD_TIMEOUT, blocking, last_word};
+use super::receiver::{ReceiveError, Received, blocking, last_word};
 use super::tree::Value;
 use crate::app::flow::{Inflow, Outflow};
 use crate::app::framed::{self, FrameError};
@@ -41,6 +41,9 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(150);
 /// How many chunks of one file may be wrong on arrival before the file is given up. One is a memory error at either end;
 /// this many are a broken machine.
 const WRONG_MAX: usize = 16;
+
+/// How long a sender may take to thank for the summary. Less than another attempt waits for the files of this one.
+const THANKS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Words of the sender that may wait.
 const WORDS_MAX: usize = 64;
@@ -131,14 +134,14 @@ impl<O: Outflow> Receiving<O> {
         mut notices: mpsc::Receiver<Notice>,
         stop: impl Future<Output = bool> + Send,
     ) -> Result<Received, ReceiveError> {
-        let _closing = Closing(Arc::clone(&self.desk));
+        let closing = Closing(Arc::clone(&self.desk));
         let keeping = Arc::clone(&self.desk);
         let mut keeper = tokio::task::spawn_blocking(move || keeper::run(&keeping));
         let checking = (Arc::clone(&self.desk), std::mem::take(&mut self.parts));
         tokio::task::spawn_blocking(move || check(&checking.0, &checking.1));
         let (mut words, ears) = listen(recv);
         let ended = self.run_to_end(bulk, &mut words, &mut notices, stop).await;
-        self.desk.queue.close();
+        drop(closing);
         self.hear_out(&mut keeper, &mut notices).await;
         let ended = match ended {
             Ok(()) => self.settle().await.map_err(Stop::Disk),
@@ -416,7 +419,7 @@ impl<O: Outflow> Receiving<O> {
         let summary = FromReceiver::Summary { stored, bytes };
         let said = framed::write(&mut self.send, &summary).await;
         self.send.finish();
-        let thanks = tokio::time::timeout(WORD_TIMEOUT, words.recv()).await;
+        let thanks = tokio::time::timeout(THANKS_TIMEOUT, words.recv()).await;
         let thanked = matches!(thanks, Ok(Some(Ok(FromSender::Thanks))));
         let complete = self.others.iter().all(|(_, outcome)| *outcome == Outcome::Kept);
         if said.is_ok() && thanked && complete {
@@ -426,8 +429,10 @@ impl<O: Outflow> Receiving<O> {
         }
     }
 
-    async fn stop(&mut self, stop: Stop) -> ReceiveError {
-        let (stored, left) = (self.stored, self.open);
+    async fn stop(self, stop: Stop) -> ReceiveError {
+        let (stored, left, mut send) = (self.stored, self.open, self.send);
+        // Another attempt may wait for the files, and the sender may be gone.
+        drop(self.desk);
         let (reason, error) = match stop {
             Stop::Disk(error) if is_disk_full(&error) => {
                 (AbortReason::DiskFull, ReceiveError::DiskFull { stored, left })
@@ -439,7 +444,7 @@ impl<O: Outflow> Receiving<O> {
             Stop::Protocol(why) => (AbortReason::Protocol, ReceiveError::Protocol(why)),
             Stop::Lost(error) => return ReceiveError::Interrupted { error, stored, left },
         };
-        last_word(&mut self.send, &FromReceiver::Abort(reason)).await;
+        last_word(&mut send, &FromReceiver::Abort(reason)).await;
         error
     }
 

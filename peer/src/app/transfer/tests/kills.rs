@@ -1,4 +1,4 @@
-//! A thousand sudden ends: of the connection, of either program, of the power. Whatever ends when, the next attempt goes on
+//! Hundreds of sudden ends: of the connection, of either program, of the power. Whatever ends when, the next attempt goes on
 //! where the last one was, and no file is ever wrong under its name.
 //!
 //! Every failure names its seed; `KNOTHOLE_SEED=N` runs that one alone, `KNOTHOLE_KILLS=N` sets how many there are.
@@ -15,7 +15,7 @@ use crate::app::transfer::disk::Disk;
 const MIB: usize = 1024 * 1024;
 
 /// Sudden ends of one run unless told otherwise.
-const KILLS: u64 = 1000;
+const KILLS: u64 = 300;
 
 /// Sudden ends of one transfer; then it is left alone.
 const KILLS_OF_ONE: u64 = 8;
@@ -94,7 +94,7 @@ impl Story {
         let top = self.place.out("top");
         fs::create_dir_all(top.join("sub/deep")).unwrap();
         for name in ["large", "sub/second"] {
-            let len = MIB + self.dice.below(4 * MIB as u64) as usize;
+            let len = MIB + self.dice.index(4 * MIB);
             fs::write(top.join(name), self.dice.bytes(len)).unwrap();
         }
         let mut sparse = vec![0; 3 * MIB + 5];
@@ -103,7 +103,7 @@ impl Story {
         fs::write(top.join("empty"), "").unwrap();
         std::os::unix::fs::symlink("../large", top.join("sub/link")).unwrap();
         for n in 0..self.dice.below(60) {
-            let len = self.dice.below(if n % 10 == 0 { 300_000 } else { 3000 }) as usize;
+            let len = self.dice.index(if n % 10 == 0 { 300_000 } else { 3000 });
             fs::write(top.join(format!("sub/deep/{n}")), self.dice.bytes(len)).unwrap();
         }
         fs::write(self.place.out("beside"), self.dice.bytes(20_000)).unwrap();
@@ -112,7 +112,7 @@ impl Story {
     /// Somebody works on the files between two attempts.
     fn change_sources(&mut self) {
         use std::os::unix::fs::FileExt;
-        let name = ["top/large", "top/sub/second", "beside", "top/sparse"][self.dice.below(4) as usize];
+        let name = ["top/large", "top/sub/second", "beside", "top/sparse"][self.dice.index(4)];
         let path = self.place.out(name);
         let file = fs::File::options().write(true).open(&path).unwrap();
         let length = file.metadata().unwrap().len();
@@ -127,7 +127,7 @@ impl Story {
     /// One attempt; `true` if the sender was content.
     async fn attempt(&mut self, undisturbed: bool) -> bool {
         let ends = [End::Connection, End::Sender, End::Receiver, End::Power];
-        let end = ends[self.dice.below(4) as usize];
+        let end = ends[self.dice.index(4)];
         for (path, content) in tree(&self.place.dir.path().join("out")) {
             self.versions.extend(content.map(|content| (path, content)));
         }
@@ -138,7 +138,7 @@ impl Story {
             _ if undisturbed => {}
             // Beyond the middle of what a whole transfer takes, so that the ends of transfers are met too.
             End::Receiver | End::Power => changes = self.dice.below(350),
-            End::Connection | End::Sender => budget = self.dice.below(total * 5 / 4) as i64,
+            End::Connection | End::Sender => budget = self.dice.below(total * 5 / 4).cast_signed(),
         }
         let life = Arc::new(Life::new(
             changes,

@@ -101,6 +101,9 @@ impl Liar {
     }
 }
 
+/// Size of the file, and what comes on a stream.
+type Lie<'a> = (u64, Vec<(Piece, &'a [u8])>);
+
 fn piece(offset: u64, length: u32, value: Option<[u8; 32]>) -> Piece {
     Piece {
         index: 0,
@@ -199,7 +202,7 @@ async fn a_hash_of_the_whole_that_does_not_fit_its_chunks_leaves_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sender_that_lies_about_data_is_stopped_and_writes_at_most_what_it_announced() {
     let five: &[u8] = b"12345";
-    let lies: [(u64, Vec<(Piece, &[u8])>); 10] = [
+    let lies: [Lie<'_>; 10] = [
         (5, vec![(right(b"123456"), b"123456")]),
         (5, vec![(piece(0, 4, None), b"1234")]),
         (5, vec![(piece(0, 5, None), five)]),

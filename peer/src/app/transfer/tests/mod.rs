@@ -60,6 +60,10 @@ impl Dice {
         self.next() % end.max(1)
     }
 
+    fn index(&mut self, end: usize) -> usize {
+        usize::try_from(self.below(end as u64)).unwrap()
+    }
+
     fn bytes(&mut self, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         let seed = self.next().to_le_bytes();

@@ -363,3 +363,25 @@ async fn send_chunk(bulk: &Memory, sources: &Arc<Sources>, chunk: u32) {
     stream.finish();
     assert!(size_of::<Piece>() < 100);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_came_back_for_is_removed_after_a_week() {
+    let place = Place::new();
+    for name in ["old", "young", "new"] {
+        fs::write(place.out(name), noise(3 * MIB)).unwrap();
+    }
+    let partial = place.inbox(".knothole-partial");
+    broken(&place, &["old"], 2 * MIB).await;
+    let old = names(&partial).remove(0);
+    let journal = fs::File::options()
+        .write(true)
+        .open(partial.join(&old).join("journal"))
+        .unwrap();
+    let days_ago = std::time::SystemTime::now() - Duration::from_secs(8 * 24 * 60 * 60);
+    journal.set_modified(days_ago).unwrap();
+    broken(&place, &["young"], 2 * MIB).await;
+    let young = names(&partial);
+    assert!(young.len() == 1 && young[0] != old, "{young:?}");
+    undisturbed(&place, &["new"]).await;
+    assert_eq!(names(&partial), young, "what is young stays");
+}

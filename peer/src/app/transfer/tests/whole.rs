@@ -155,7 +155,7 @@ async fn files_that_vanish_shrink_or_change_do_not_stop_the_others() {
     let sources = Arc::new(scan(&names.map(|name| place.out(name))).unwrap());
     fs::remove_file(place.out("gone")).unwrap();
     fs::write(place.out("less"), noise(MIB + 1)).unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(20));
+    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     fs::write(place.out("other"), noise(2 * MIB)).unwrap();
     let (sent, received) = place.both_of(sources, Conflict::Rename, i64::MAX).await;
     let (sent, received) = (sent.unwrap(), received.unwrap());
