@@ -444,7 +444,14 @@ impl<O: Outflow> Receiving<O> {
             Stop::Protocol(why) => (AbortReason::Protocol, ReceiveError::Protocol(why)),
             Stop::Lost(error) => return ReceiveError::Interrupted { error, stored, left },
         };
-        last_word(&mut send, &FromReceiver::Abort(reason)).await;
+        let word = FromReceiver::Abort(reason);
+        if reason == AbortReason::Replaced {
+            // Its sender is most likely dead, and waiting for it would keep others waiting.
+            let _ = framed::write(&mut send, &word).await;
+            send.finish();
+        } else {
+            last_word(&mut send, &word).await;
+        }
         error
     }
 
