@@ -228,7 +228,7 @@ fn folders_empty_files_and_ten_thousand_small_files_arrive_at_who_is_up() {
     let sent = desk.run(&["send", &tree, "--to", "nas", "--json"]);
     assert_eq!(sent.status.code(), Some(0), "{}", stderr(&sent));
     assert!(
-        stderr(&sent).contains("link is a symbolic link"),
+        stderr(&sent).contains("link: it is a symbolic link that leads out"),
         "{}",
         stderr(&sent)
     );
@@ -331,11 +331,9 @@ fn a_full_disk_is_told_to_both_sides_and_up_serves_on() {
     };
     let sent = desk.run(&["send", &file, "--to", "nas", "--json"]);
     fails(&sent, 10, &["disk is full", "free space"]);
-    let part = up.look_into(&inbox).join("big.knothole-part");
-    let kept = fs::metadata(part).unwrap().len();
     assert!(
-        (1_000_000..20_000_000).contains(&kept),
-        "the part is kept: {kept}"
+        up.look_into(&inbox).join(".knothole-partial").exists(),
+        "what came is kept"
     );
     assert!(!up.look_into(&inbox).join("big").exists());
     let ping = desk.run(&["ping", "nas", "--count", "1"]);
@@ -362,7 +360,7 @@ fn ctrl_c_ends_a_transfer_cleanly_on_either_side() {
     assert_eq!(sends.finish(), 10);
     up.wait_for("disconnected");
     assert!(
-        fs::exists(world.path("in/big.knothole-part")).unwrap() && !fs::exists(world.path("in/big")).unwrap()
+        fs::exists(world.path("in/.knothole-partial")).unwrap() && !fs::exists(world.path("in/big")).unwrap()
     );
     assert_eq!(
         desk.run(&["ping", "nas", "--count", "1"]).status.code(),

@@ -95,7 +95,7 @@ fn wrong_usage_is_exit_code_2() {
     for line in [
         "fly",
         "send",
-        "send x",
+        "send x --limit fast",
         "ping",
         "--relay maybe peers",
         "ping x --count 0",
@@ -114,7 +114,14 @@ fn wrong_usage_is_exit_code_2() {
 #[test]
 fn a_command_that_needs_a_server_says_how_to_set_one() {
     let machine = Machine::new();
-    for line in ["up", "pair", "ping nas", "recv", "pair 7-copper-lantern"] {
+    for line in [
+        "up",
+        "pair",
+        "ping nas",
+        "recv",
+        "send x",
+        "pair 7-copper-lantern",
+    ] {
         fails(
             &machine.run(line),
             3,

@@ -4,32 +4,31 @@
 //! one who wants to send it.
 
 use knothole_proto::wire::codec::{self, CodecError, LENGTH_PREFIX};
-use quinn::{ReadExactError, RecvStream, SendStream};
 use serde::{Serialize, de::DeserializeOwned};
+
+use super::flow::{Inflow, Outflow};
 
 /// Send one message.
 ///
 /// # Errors
 /// [`FrameError::Codec`] if it is too long, [`FrameError::Write`] if the stream or the connection ended.
-pub async fn write<T: Serialize>(send: &mut SendStream, message: &T) -> Result<(), FrameError> {
-    let bytes = codec::encode_framed(message)?;
-    send.write_all(&bytes).await?;
-    Ok(())
+pub async fn write<T: Serialize>(send: &mut impl Outflow, message: &T) -> Result<(), FrameError> {
+    send.write(codec::encode_framed(message)?.into()).await
 }
 
 /// The next message; `None` if the stream ended where one could have begun.
 ///
 /// # Errors
 /// Any [`FrameError`] but [`FrameError::Write`].
-pub async fn read<T: DeserializeOwned + Serialize>(recv: &mut RecvStream) -> Result<Option<T>, FrameError> {
+pub async fn read<T: DeserializeOwned + Serialize>(recv: &mut impl Inflow) -> Result<Option<T>, FrameError> {
     let mut prefix = [0; LENGTH_PREFIX];
-    match recv.read_exact(&mut prefix).await {
-        Ok(()) => {}
-        Err(ReadExactError::FinishedEarly(0)) => return Ok(None),
-        Err(error) => return Err(error.into()),
+    if !read_exact(recv, &mut prefix).await? {
+        return Ok(None);
     }
     let mut bytes = vec![0; codec::announced_len(prefix)?];
-    recv.read_exact(&mut bytes).await?;
+    if !read_exact(recv, &mut bytes).await? {
+        return Err(FrameError::Ended);
+    }
     Ok(Some(codec::decode(&bytes)?))
 }
 
@@ -37,8 +36,21 @@ pub async fn read<T: DeserializeOwned + Serialize>(recv: &mut RecvStream) -> Res
 ///
 /// # Errors
 /// As [`read`], and [`FrameError::Ended`] if the stream ended.
-pub async fn expect<T: DeserializeOwned + Serialize>(recv: &mut RecvStream) -> Result<T, FrameError> {
+pub async fn expect<T: DeserializeOwned + Serialize>(recv: &mut impl Inflow) -> Result<T, FrameError> {
     read(recv).await?.ok_or(FrameError::Ended)
+}
+
+/// `false` if the stream ended before the first byte.
+async fn read_exact(recv: &mut impl Inflow, into: &mut [u8]) -> Result<bool, FrameError> {
+    let mut filled = 0;
+    while let Some(rest) = into.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match recv.read(rest).await? {
+            Some(read) => filled += read,
+            None if filled == 0 => return Ok(false),
+            None => return Err(FrameError::Ended),
+        }
+    }
+    Ok(true)
 }
 
 /// Why a message could not be sent or read.
@@ -57,13 +69,4 @@ pub enum FrameError {
     /// Not a message, or one that is too long.
     #[error(transparent)]
     Codec(#[from] CodecError),
-}
-
-impl From<ReadExactError> for FrameError {
-    fn from(error: ReadExactError) -> Self {
-        match error {
-            ReadExactError::FinishedEarly(_) => Self::Ended,
-            ReadExactError::ReadError(error) => Self::Read(error),
-        }
-    }
 }

@@ -3,12 +3,14 @@
 //! Applications see nodes and connections and nothing below. They neither print nor ask nor exit: what happens goes to
 //! a [`Listener`], what needs a person's answer is a value that the caller acts on.
 
+pub mod flow;
 pub mod framed;
 pub mod ping;
 pub mod transfer;
 
 use std::future::Future;
 
+use flow::{Inflow, Outflow};
 use quinn::{RecvStream, SendStream};
 
 use crate::session::{Connection, StreamError};
@@ -25,12 +27,14 @@ pub trait Listener: Send + Sync + 'static {
 pub enum Event {
     /// The offer is with the other side; it decides.
     Offered,
-    /// The other side takes this many bytes of it.
+    /// The other side takes it.
     Accepted {
-        /// Bytes that will move.
+        /// Bytes of the files that are taken.
         bytes: u64,
+        /// So many of them are there already from an earlier attempt.
+        resumed: u64,
     },
-    /// Bytes of files moved so far.
+    /// Bytes of files that are verified at the receiver so far, those of earlier attempts included.
     Progress {
         /// So many.
         bytes: u64,
@@ -48,14 +52,22 @@ pub enum Event {
 
 /// The part of a connection that bulk data needs: streams in one direction.
 pub trait Bulk: Clone + Send + Sync + 'static {
+    /// The end of a stream that is written to.
+    type Out: Outflow;
+    /// The end of a stream that is read from.
+    type In: Inflow;
+
     /// Open a stream.
-    fn open_uni(&self) -> impl Future<Output = Result<SendStream, StreamError>> + Send;
+    fn open_uni(&self) -> impl Future<Output = Result<Self::Out, StreamError>> + Send;
 
     /// The next stream that the other side opened. Safe to cancel.
-    fn accept_uni(&self) -> impl Future<Output = Result<RecvStream, StreamError>> + Send;
+    fn accept_uni(&self) -> impl Future<Output = Result<Self::In, StreamError>> + Send;
 }
 
 impl Bulk for Connection {
+    type Out = SendStream;
+    type In = RecvStream;
+
     async fn open_uni(&self) -> Result<SendStream, StreamError> {
         Self::open_uni(self).await
     }

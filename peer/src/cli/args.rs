@@ -108,9 +108,9 @@ pub(super) enum Command {
     Forget(ForgetArgs),
     /// Print this machine's id
     Id,
-    /// Send files and folders to a paired machine
+    /// Send files and folders: to a paired machine, or to whoever gets the code that is shown
     Send(SendArgs),
-    /// Take one transfer from a paired machine
+    /// Take one transfer: from a paired machine, or from whoever showed this code
     Recv(RecvArgs),
     /// Measure the way to a paired machine, and say which one it is
     Ping(PingArgs),
@@ -161,18 +161,33 @@ pub(super) struct ForgetArgs {
 /// Arguments of `send`.
 #[derive(Args, Debug)]
 pub(super) struct SendArgs {
-    /// Files and folders; links are left out
+    /// Files and folders; - reads one file from stdin. Links go as links
     #[arg(required = true, value_name = "PATH")]
     pub(super) paths: Vec<PathBuf>,
-    /// A paired machine: its name, or the first 8 or more characters of its id
-    #[arg(long, value_name = "PEER", env = "KNOTHOLE_TO")]
-    pub(super) to: String,
+    /// A paired machine: its name, or the first 8 or more characters of its id; may be given several times. Without it a code
+    /// is shown that works once
+    #[arg(long, value_name = "PEER", env = "KNOTHOLE_TO", value_delimiter = ',')]
+    pub(super) to: Vec<String>,
+    /// Name of what comes from stdin
+    #[arg(
+        long = "as",
+        value_name = "NAME",
+        default_value = "stdin",
+        env = "KNOTHOLE_AS"
+    )]
+    pub(super) name: String,
+    /// Most that is sent in a second, such as 10MB/s, 500k or 80Mbit/s
+    #[arg(long, value_name = "RATE", env = "KNOTHOLE_LIMIT", value_parser = byte_rate)]
+    pub(super) limit: Option<u64>,
 }
 
 /// Arguments of `recv`.
 #[derive(Args, Debug)]
 pub(super) struct RecvArgs {
-    /// Where to put what arrives
+    /// The code that the sender shows; - reads it from stdin. Without it, what a paired machine sends
+    #[arg(value_name = "CODE")]
+    pub(super) code: Option<String>,
+    /// Where to put what arrives; - writes one file to stdout
     #[arg(short, long, value_name = "DIR", default_value = ".", env = "KNOTHOLE_OUT")]
     pub(super) out: PathBuf,
     /// What to do when a file of that name is there already
@@ -181,6 +196,9 @@ pub(super) struct RecvArgs {
     /// Do not ask before taking files
     #[arg(long, env = "KNOTHOLE_YES", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
     pub(super) yes: bool,
+    /// Most that is taken in a second, such as 10MB/s, 500k or 80Mbit/s
+    #[arg(long, value_name = "RATE", env = "KNOTHOLE_LIMIT", value_parser = byte_rate)]
+    pub(super) limit: Option<u64>,
 }
 
 /// Arguments of `ping`.
@@ -281,6 +299,40 @@ fn time(text: &str) -> Result<Duration, String> {
     Ok(time)
 }
 
+/// Bytes a second as people write them: `10MB/s`, `500k`, `1.5MiB/s`, `80Mbit/s`. Powers of 1000, with an `i` of 1024.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss
+)] // the range is checked
+fn byte_rate(text: &str) -> Result<u64, String> {
+    let plain = text.strip_suffix("/s").unwrap_or(text);
+    let digits = plain.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = plain.get(digits.len()..).unwrap_or_default();
+    let (prefix, bits) = match unit.strip_suffix("bit") {
+        Some(prefix) => (prefix, 8.0),
+        None => (unit.strip_suffix('B').unwrap_or(unit), 1.0),
+    };
+    let factor = match prefix {
+        "" => 1.0,
+        "k" | "K" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        "Ki" => 1024.0,
+        "Mi" => 1024.0 * 1024.0,
+        "Gi" => 1024.0 * 1024.0 * 1024.0,
+        _ => return Err("the unit is one of B, kB, MB, GB, KiB, MiB, GiB, kbit, Mbit, Gbit".to_owned()),
+    };
+    let number: f64 = digits
+        .parse()
+        .map_err(|_| "a number with a unit, such as 10MB/s".to_owned())?;
+    let rate = number * factor / bits;
+    if !rate.is_finite() || !(1.0..=1e15).contains(&rate) {
+        return Err("at least a byte a second".to_owned());
+    }
+    Ok(rate as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -353,12 +405,39 @@ mod tests {
     }
 
     #[test]
-    fn send_needs_a_path_and_a_machine() {
-        for line in ["knothole send", "knothole send x", "knothole send --to nas"] {
+    fn rates_are_read_as_people_write_them() {
+        for (text, rate) in [
+            ("10MB/s", 10_000_000),
+            ("500k", 500_000),
+            ("1.5MiB/s", 1_572_864),
+            ("80Mbit/s", 10_000_000),
+            ("64KiB", 65_536),
+            ("1G", 1_000_000_000),
+            ("700", 700),
+        ] {
+            assert_eq!(byte_rate(text), Ok(rate), "{text}");
+        }
+        for bad in [
+            "", "k", "0", "-1MB", "1 MB", "5 mb", "nan", "inf", "1e400", "3bit", "1TB/h",
+        ] {
+            assert!(byte_rate(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn send_needs_a_path_and_may_go_to_several_machines() {
+        for line in ["knothole send", "knothole send --to nas"] {
             let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");
         }
-        assert!(Cli::try_parse_from(["knothole", "send", "x", "y", "--to", "nas"]).is_ok());
+        let parse = |line: &str| match Cli::try_parse_from(line.split(' ')).unwrap().command {
+            Some(Command::Send(args)) => (args.paths.len(), args.to),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(parse("knothole send x"), (1, Vec::new()));
+        let both = ["nas".to_owned(), "lap".to_owned()];
+        assert_eq!(parse("knothole send x y --to nas --to lap"), (2, both.to_vec()));
+        assert_eq!(parse("knothole send x y --to nas,lap"), (2, both.to_vec()));
     }
 
     #[test]

@@ -29,6 +29,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 const SECRET_LEN_MAX: u64 = 4096;
 
 /// One command's surroundings.
+#[derive(Clone)]
 pub(super) struct Context {
     /// The flags that every command takes.
     pub(super) global: Global,
@@ -44,6 +45,8 @@ pub(super) struct Context {
 pub(super) enum Wanted {
     /// Only dials; has no name.
     Dialling,
+    /// Accepts connections; has no name.
+    Accepting,
     /// Is known by a name. `explicit`: the person chose it, so no other will do.
     Named {
         /// The name.
@@ -98,7 +101,7 @@ impl Context {
         config.qlog.clone_from(&self.global.qlog);
         config.guesses = self.global.guess == Guess::Auto;
         config.networks = Some(self.home.networks());
-        config.accepting = false;
+        config.accepting = matches!(wanted, Wanted::Accepting);
         let mut spare = None;
         if let Wanted::Named {
             name,

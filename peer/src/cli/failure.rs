@@ -240,7 +240,6 @@ impl From<ScanError> for Failure {
         let hint = match &error {
             ScanError::Read { .. } => "check the path and your right to read it",
             ScanError::NoName(_) => "the folders in it, one by one",
-            ScanError::NotUtf8(_) => "a name without those bytes",
             ScanError::Manifest(_) => "other names, or fewer files at a time",
         };
         Self::new(code::USAGE, format!("nothing was sent: {error}"), hint)
@@ -304,7 +303,9 @@ impl From<SendError> for Failure {
                 ..
             }
             | SendError::Protocol => (code::OTHER, "the same version of knothole on both machines"),
-            SendError::Aborted { .. } | SendError::Interrupted { .. } => (code::PARTIAL, again),
+            SendError::Aborted { .. } | SendError::Interrupted { .. } | SendError::Broken => {
+                (code::PARTIAL, again)
+            }
             SendError::Frame(_) | SendError::Stream(_) => {
                 return match error {
                     SendError::Frame(error) => error.into(),
@@ -322,11 +323,13 @@ impl From<ReceiveError> for Failure {
         let (code, hint) = match &error {
             ReceiveError::Format(_) => (code::REFUSED, "the same version of knothole on both machines"),
             ReceiveError::Manifest(_) => (code::REFUSED, "ask the sender for other names"),
+            ReceiveError::Busy => (code::REFUSED, "wait for it, or another folder with -o"),
             ReceiveError::Inbox(_) => (code::OTHER, "a folder that you may write to, with -o or --inbox"),
             ReceiveError::DiskFull { .. } => (code::PARTIAL, "free space, and have it sent again"),
-            ReceiveError::Interrupted { .. } | ReceiveError::Stopped { .. } | ReceiveError::Stalled => {
-                (code::PARTIAL, "have it sent again")
-            }
+            ReceiveError::Interrupted { .. }
+            | ReceiveError::Stopped { .. }
+            | ReceiveError::Replaced
+            | ReceiveError::Stalled => (code::PARTIAL, "have it sent again; it goes on where it stopped"),
             ReceiveError::Frame(_) => (code::OTHER, "have it sent again"),
             ReceiveError::Protocol(_) => (code::OTHER, "the same version of knothole on both machines"),
         };
@@ -335,7 +338,7 @@ impl From<ReceiveError> for Failure {
             | ReceiveError::Interrupted { stored, left, .. }
             | ReceiveError::Stopped { stored, left } => {
                 format!(
-                    "{error}: {stored} of {} files are in place, what arrived of another is kept",
+                    "{error}: {stored} of {} files are in place, what arrived of others is kept",
                     stored + left
                 )
             }

@@ -6,6 +6,7 @@ mod context;
 mod directory;
 mod failure;
 mod local;
+mod meeting;
 mod netcheck;
 mod odds;
 mod output;

@@ -3,6 +3,7 @@
 //! Facts are lines for people, or JSON Lines with `"schema":1`, `"event"` and `"at_ms"`. A closed pipe is no failure:
 //! whoever closed it has read enough. Remote text must be escaped before it comes here.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -32,13 +33,38 @@ pub(super) struct Output {
     progress: Mutex<Progress>,
 }
 
-/// A transfer being shown.
+/// What is being shown of transfers.
 #[derive(Default)]
 struct Progress {
-    name: String,
     bar: Option<ProgressBar>,
-    begun: Option<Instant>,
-    told: Option<Instant>,
+    /// By the machine at the other side.
+    transfers: BTreeMap<String, Tracked>,
+}
+
+/// One of them.
+struct Tracked {
+    name: String,
+    /// When it was last told how far it is, and how far that was.
+    seen: (Instant, u64),
+    rate: Option<u64>,
+}
+
+impl Tracked {
+    /// Bytes a second of late, if it is time to tell them.
+    fn look(&mut self, bytes: u64, now: Instant) -> Option<u64> {
+        let (then, before) = self.seen;
+        let took = now.duration_since(then);
+        // The first is told at once: a script sees that it has begun.
+        if took < TRANSFER_EVERY && self.rate.is_some() {
+            return None;
+        }
+        let late = rate(bytes.saturating_sub(before), took);
+        // Half of what was: a rate that jumps makes a time left that nobody believes.
+        let smooth = self.rate.map_or(late, |rate| rate / 2 + late / 2);
+        self.seen = (now, bytes);
+        self.rate = Some(smooth);
+        Some(smooth)
+    }
 }
 
 impl Output {
@@ -111,47 +137,52 @@ impl Output {
         });
     }
 
-    /// A transfer of that name begins.
-    pub(super) fn begin_progress(&self, name: &str, total: u64) {
+    /// A transfer of that name begins; so much of it is there.
+    pub(super) fn begin_progress(&self, name: &str, peer: &str, total: u64, resumed: u64, bar: bool) {
         let mut progress = self.progress();
-        *progress = Progress {
+        let tracked = Tracked {
             name: name.to_owned(),
-            bar: None,
-            begun: Some(Instant::now()),
-            told: None,
+            seen: (Instant::now(), resumed),
+            rate: None,
         };
-        if self.json || self.quiet || !std::io::stderr().is_terminal() {
+        progress.transfers.insert(peer.to_owned(), tracked);
+        if !bar || self.json || self.quiet || !std::io::stderr().is_terminal() {
             return;
         }
-        let template = "{bytes:>10} of {total_bytes}  [{bar:30}]  {bytes_per_sec}  {eta} left";
+        let template = "{bytes:>10} of {total_bytes}  [{bar:24}]  {bytes_per_sec}  {eta} left  {msg}";
         let ascii = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars(if ascii { "=> " } else { "━╸─" }));
         }
+        // The rate is that of bytes that move now.
+        bar.set_position(resumed);
+        bar.reset_eta();
         progress.bar = Some(bar);
     }
 
-    /// It came so far.
-    pub(super) fn progress_to(&self, bytes: u64, total: u64) {
+    /// It came so far, on this path.
+    pub(super) fn progress_to(&self, peer: &str, bytes: u64, total: u64, path: &Path) {
         let mut progress = self.progress();
         if let Some(bar) = &progress.bar {
+            bar.set_message(path_words(path));
             bar.set_position(bytes);
         }
-        let now = Instant::now();
-        let due = progress
-            .told
-            .is_none_or(|told| now.duration_since(told) >= TRANSFER_EVERY);
-        let Some(begun) = progress.begun.filter(|_| self.json && due) else {
+        let Some(tracked) = progress.transfers.get_mut(peer).filter(|_| self.json) else {
             return;
         };
-        progress.told = Some(now);
-        let name = progress.name.clone();
+        let Some(rate) = tracked.look(bytes, Instant::now()) else {
+            return;
+        };
+        let name = tracked.name.clone();
         drop(progress);
-        let rate = rate(bytes, now.duration_since(begun));
+        let left_s = (rate > 0).then(|| total.saturating_sub(bytes).div_ceil(rate));
         self.event(
             "transfer",
-            json!({ "name": name, "bytes": bytes, "total": total, "rate": rate }),
+            json!({
+                "name": name, "peer": peer, "bytes": bytes, "total": total, "rate": rate, "left_s": left_s,
+                "path": path_fields(path),
+            }),
         );
     }
 

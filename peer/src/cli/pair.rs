@@ -6,9 +6,10 @@ use knothole_proto::pairing::Code;
 use serde_json::json;
 
 use super::args::PairArgs;
-use super::context::{Context, Wanted, own_name, read_line};
+use super::context::{Context, Wanted, own_name};
 use super::failure::{Failure, code};
 use super::local::{self, Asked};
+use super::meeting::read_code;
 use crate::book::{AddressBook, BookError, Contact};
 use crate::node::{Node, Paired};
 use crate::server_url::ServerUrl;
@@ -46,21 +47,6 @@ pub(super) async fn run(context: &Context, args: PairArgs) -> Result<(), Failure
     tell_paired(context, &node, &paired, &petname);
     node.shutdown().await;
     Ok(())
-}
-
-fn read_code(text: &str) -> Result<Code, Failure> {
-    let text = if text == "-" {
-        read_line("the code")?
-    } else {
-        text.to_owned()
-    };
-    text.parse().map_err(|error: knothole_proto::pairing::CodeError| {
-        Failure::new(
-            code::USAGE,
-            error.to_string(),
-            "the code as the other machine shows it",
-        )
-    })
 }
 
 async fn meet(

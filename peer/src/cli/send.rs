@@ -1,105 +1,288 @@
-//! `knothole send`: files and folders to a paired machine.
+//! `knothole send`: files and folders to paired machines, or to whoever types the code that is shown.
 
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::{JoinSet, LocalSet};
+use tokio::time::Instant;
 
 use super::args::SendArgs;
-use super::context::{Context, Wanted};
+use super::context::{Context, PathTeller, Wanted};
 use super::failure::{Failure, code};
+use super::meeting;
 use super::transfer::{Done, Teller, amount, name_some};
 use crate::app::transfer::messages::TransferId;
-use crate::app::transfer::{self, Sent, Sources};
-use crate::book::{AddressBook, Contact};
+use crate::app::transfer::names::safe_name;
+use crate::app::transfer::{self, Limit, SendError, Sending, Sent, Sources};
+use crate::book::Contact;
 use crate::node::Node;
 use crate::session::Connection;
 use crate::untrusted::Untrusted;
 
+/// How long a machine that has just typed the code may take to be reachable at the server.
+const ARRIVAL_PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long is tried to go on with a transfer whose connection was lost: a restart of a router or of a laptop that slept.
+const RETURN_PATIENCE: Duration = Duration::from_secs(120);
+
+/// How long between two attempts to connect.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
+
 /// Look at the paths, connect, send, sum up.
 pub(super) async fn run(context: &Context, args: SendArgs) -> Result<(), Failure> {
-    let book = context.book()?;
+    let mut book = context.book()?;
     let server = context.server(&book)?;
-    let paths = args.paths.clone();
+    let spool = spool_stdin(&args).await?;
+    let paths = match &spool {
+        Some((_, path)) => vec![path.clone()],
+        None => args.paths.clone(),
+    };
     let scanned = tokio::task::spawn_blocking(move || transfer::scan(&paths)).await;
     let sources = Arc::new(scanned.map_err(|error| Failure::new(code::OTHER, error.to_string(), ""))??);
     tell_sources(context, &sources);
 
-    let node = context.start(&book, &server, Wanted::Dialling).await?;
-    let sent = connect_and_send(context, &args, &book, &node, sources).await;
-    node.shutdown().await;
+    let wanted = match (&book.name, args.to.is_empty()) {
+        // Whoever types the code sees who sends.
+        (Some(name), true) => Wanted::Named {
+            name: name.clone(),
+            explicit: false,
+            accepting: false,
+        },
+        _ => Wanted::Dialling,
+    };
+    let node = context.start(&book, &server, wanted).await?;
+    let receivers = async {
+        if args.to.is_empty() {
+            return Ok(vec![meeting::show(context, &mut book, &node, &server).await?]);
+        }
+        let mut receivers: Vec<Contact> = Vec::new();
+        for name in &args.to {
+            let contact = context.peer(&book, &node, name).await?;
+            if receivers.iter().all(|known| known.id != contact.id) {
+                receivers.push(contact);
+            }
+        }
+        Ok(receivers)
+    };
+    let sent = match receivers.await {
+        Ok(receivers) => send_to_all(context, &args, node, receivers, &sources).await,
+        Err(failure) => {
+            node.shutdown().await;
+            Err(failure)
+        }
+    };
+    drop(spool);
     sent
 }
 
-async fn connect_and_send(
-    context: &Context,
-    args: &SendArgs,
-    book: &AddressBook,
-    node: &Node,
-    sources: Arc<Sources>,
-) -> Result<(), Failure> {
-    let contact = context.peer(book, node, &args.to).await?;
-    let (connection, _teller) = context.connect(node, &contact).await?;
-    let roots = sources.manifest.roots().filter_map(|entry| entry.path.first());
-    let name = name_some(roots.map(String::as_str));
-    let sent = tokio::select! {
-        sent = send(context, &connection, &contact, Arc::clone(&sources), &name) => sent,
-        () = context.stop.wait() => Err(Failure::new(
-            code::PARTIAL,
-            "stopped; what the other machine has stored stays there",
-            "the same command again",
-        )),
-    };
-    let path = connection.path().borrow().path;
-    connection.close();
-    let sent = sent?;
-    Done {
-        verb: "sent",
-        name: &name,
-        files: sent.stored,
-        bytes: sent.bytes,
-        took: sent.took,
-        path,
-        file: sources.places.first().map(PathBuf::as_path),
-        others: &sent.others,
-        hash: sent.hash,
-        peer: contact.petname.as_str(),
+/// Everything from stdin as a file of the wanted name, if that is what is to be sent. It is read to its end first: a
+/// transfer announces its size, and can be resumed.
+async fn spool_stdin(args: &SendArgs) -> Result<Option<(tempfile::TempDir, PathBuf)>, Failure> {
+    let stdin = Path::new("-");
+    if args.paths.iter().all(|path| path != stdin) {
+        return Ok(None);
     }
-    .tell(&context.output)
+    if args.paths.len() > 1 {
+        let message = "stdin cannot be sent together with other files";
+        return Err(Failure::new(code::USAGE, message, "one after the other"));
+    }
+    let name = safe_name(&args.name, true)
+        .map_err(|error| Failure::new(code::USAGE, error.to_string(), "another --as"))?;
+    let spooled = tokio::task::spawn_blocking(move || {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join(name);
+        std::io::copy(
+            &mut std::io::stdin().lock().by_ref(),
+            &mut std::fs::File::create(&path)?,
+        )?;
+        Ok::<_, std::io::Error>((dir, path))
+    });
+    match spooled.await {
+        Ok(Ok(spool)) => Ok(Some(spool)),
+        Ok(Err(error)) => {
+            let message = format!("cannot keep what came from stdin: {error}");
+            Err(Failure::new(
+                code::OTHER,
+                message,
+                "space in the folder that TMPDIR names",
+            ))
+        }
+        Err(error) => Err(Failure::new(code::OTHER, error.to_string(), "")),
+    }
 }
 
-async fn send(
+/// To all receivers at once; the first failure, if there is one, is that of the command.
+async fn send_to_all(
     context: &Context,
-    connection: &Connection,
-    contact: &Contact,
+    args: &SendArgs,
+    node: Node,
+    receivers: Vec<Contact>,
+    sources: &Arc<Sources>,
+) -> Result<(), Failure> {
+    let (node, alone) = (Arc::new(node), receivers.len() == 1);
+    let limit = args.limit.map(Limit::new);
+    // Waiting for a path is bound to one thread.
+    let (local, mut sends) = (LocalSet::new(), JoinSet::new());
+    for contact in receivers {
+        let errand = Errand {
+            context: context.clone(),
+            node: Arc::clone(&node),
+            contact,
+            sources: Arc::clone(sources),
+            limit: limit.clone(),
+            alone,
+            by_code: args.to.is_empty(),
+        };
+        sends.spawn_local_on(async move { errand.run().await }, &local);
+    }
+    let mut first = Ok(());
+    while let Some(sent) = local.run_until(sends.join_next()).await {
+        let sent = sent.unwrap_or_else(|error| Err(Failure::new(code::OTHER, error.to_string(), "")));
+        if let (Err(failure), false) = (&sent, alone) {
+            context.output.talk(&failure.message);
+        }
+        first = first.and(sent);
+    }
+    node.shutdown().await;
+    first
+}
+
+/// One receiver of a transfer.
+struct Errand {
+    context: Context,
+    node: Arc<Node>,
+    contact: Contact,
     sources: Arc<Sources>,
-    name: &str,
-) -> Result<Sent, Failure> {
-    let teller = Arc::new(Teller {
-        output: Arc::clone(&context.output),
-        name: name.to_owned(),
-        peer: contact.petname.as_str().to_owned(),
-    });
-    let mut number = [0; 8];
-    getrandom::fill(&mut number).map_err(|error| {
-        Failure::new(
-            code::OTHER,
-            format!("the operating system gave no randomness: {error}"),
-            "again",
-        )
-    })?;
-    let transfer = TransferId(u64::from_le_bytes(number));
-    let control = connection.open(transfer::SERVICE).await?;
-    Ok(transfer::send(connection, control, sources, transfer, teller).await?)
+    limit: Option<Limit>,
+    /// Is it the only one?
+    alone: bool,
+    /// Does it know this machine by a code only?
+    by_code: bool,
+}
+
+impl Errand {
+    async fn run(&self) -> Result<(), Failure> {
+        let name = name_some(self.sources.manifest.roots().map(|entry| entry.name.as_str()));
+        let patience = if self.by_code {
+            ARRIVAL_PATIENCE
+        } else {
+            Duration::ZERO
+        };
+        let (mut connection, mut teller) = self.connect(patience).await?;
+        let sent = loop {
+            let sent = tokio::select! {
+                sent = self.send(&connection, &name) => sent,
+                () = self.context.stop.wait() => Err(Stopped::Person),
+            };
+            let broken = match sent {
+                Err(Stopped::Error(error @ SendError::Interrupted { .. })) => error,
+                sent => break sent,
+            };
+            self.context.output.end_progress();
+            self.context
+                .output
+                .talk(format_args!("{broken}; trying to go on"));
+            drop(teller);
+            match self.connect(RETURN_PATIENCE).await {
+                Ok(again) => (connection, teller) = again,
+                // What broke off matters, and not that nobody came back.
+                Err(_) => return Err(broken.into()),
+            }
+        };
+        let path = connection.path().borrow().path;
+        connection.close();
+        let sent = sent?;
+        Done {
+            verb: "sent",
+            name: &name,
+            files: sent.stored,
+            bytes: sent.bytes,
+            resumed: sent.resumed,
+            took: sent.took,
+            path,
+            file: self.sources.place(0).as_deref(),
+            others: &sent.others,
+            unreadable: self.sources.unreadable,
+            hash: sent.hash,
+            peer: self.contact.petname.as_str(),
+            to_stdout: true,
+        }
+        .tell(&self.context.output)
+    }
+
+    /// Connect; a machine that is not there yet or not there again is waited for.
+    async fn connect(&self, patience: Duration) -> Result<(Connection, PathTeller), Failure> {
+        let give_up = Instant::now() + patience;
+        loop {
+            match self.context.connect(&self.node, &self.contact).await {
+                Err(failure) if failure.code != code::INTERRUPTED && Instant::now() < give_up => {
+                    tokio::select! {
+                        () = tokio::time::sleep(RETRY_EVERY) => {}
+                        () = self.context.stop.wait() => return Err(Failure::interrupted()),
+                    }
+                }
+                connected => return connected,
+            }
+        }
+    }
+
+    async fn send(&self, connection: &Connection, name: &str) -> Result<Sent, Stopped> {
+        let teller = Arc::new(Teller {
+            output: Arc::clone(&self.context.output),
+            name: name.to_owned(),
+            peer: self.contact.petname.as_str().to_owned(),
+            path: connection.path(),
+            alone: self.alone,
+        });
+        let mut number = [0; 8];
+        getrandom::fill(&mut number).map_err(|error| {
+            let message = format!("the operating system gave no randomness: {error}");
+            Stopped::Failure(Failure::new(code::OTHER, message, "again"))
+        })?;
+        let sending = Sending {
+            transfer: TransferId(u64::from_le_bytes(number)),
+            limit: self.limit.clone(),
+        };
+        let control = connection.open(transfer::SERVICE).await;
+        let control = control.map_err(|error| Stopped::Failure(error.into()))?;
+        let sources = Arc::clone(&self.sources);
+        let sent = transfer::send(connection, control, sources, sending, teller).await;
+        sent.map_err(Stopped::Error)
+    }
+}
+
+/// Why a transfer did not come to its end.
+enum Stopped {
+    Person,
+    Error(SendError),
+    Failure(Failure),
+}
+
+impl From<Stopped> for Failure {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Person => Self::new(
+                code::PARTIAL,
+                "stopped; what the other machine has of it stays there",
+                "the same command again; it goes on where it stopped",
+            ),
+            Stopped::Error(error) => error.into(),
+            Stopped::Failure(failure) => failure,
+        }
+    }
 }
 
 fn tell_sources(context: &Context, sources: &Sources) {
     let output = &context.output;
     for (path, what) in &sources.skipped {
         let path = path.to_string_lossy();
-        output.talk(format_args!("left out: {} is {what}", Untrusted(&path)));
+        output.talk(format_args!("left out: {}: {what}", Untrusted(&path)));
     }
     let more = sources.skipped_count - sources.skipped.len();
     if more > 0 {
-        output.talk(format_args!("left out: {more} more links and special files"));
+        output.talk(format_args!("left out: {more} more"));
     }
     for renamed in sources.renamed() {
         output.talk(format_args!(

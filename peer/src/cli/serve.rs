@@ -3,9 +3,11 @@
 //! Shared by `up` and `recv`. Only paired machines get here; each connection has a task, and each stream of it one.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use knothole_proto::id::PeerId;
 use quinn::{RecvStream, SendStream};
@@ -19,7 +21,9 @@ use super::output::{Output, path_fields, size};
 use super::signals::Stop;
 use super::transfer::{Done, Teller, amount, name_some};
 use crate::app::ping;
-use crate::app::transfer::{Conflict, Inbox, Incoming, Received, Refused, SERVICE};
+use crate::app::transfer::{
+    Conflict, Inbox, Incoming, Limit, ReceiveError, Received, Refused, Running, SERVICE, Terms,
+};
 use crate::book::AddressBook;
 use crate::session::{Connection, PathState, refuse};
 use crate::untrusted::Untrusted;
@@ -33,6 +37,9 @@ const STREAMS_MAX: usize = 32;
 /// Transfers received at once, each with up to 16 MiB in memory.
 const TRANSFERS_MAX: usize = 4;
 
+/// How long a transfer may wait for one of those places.
+const PLACE_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Ends of transfers that may wait to be seen; there are never more than can run.
 const ENDED_MAX: usize = 16;
 
@@ -41,6 +48,12 @@ pub(super) struct Taking {
     folder: PathBuf,
     conflict: Conflict,
     ask: bool,
+    /// Most bytes a second.
+    pub(super) limit: Option<Limit>,
+    /// Nobody but this one may connect.
+    pub(super) only: Option<PeerId>,
+    /// One file, which goes on to stdout when it is whole.
+    pub(super) to_stdout: bool,
 }
 
 impl Taking {
@@ -50,6 +63,9 @@ impl Taking {
             folder,
             conflict,
             ask: !yes && is_attended(),
+            limit: None,
+            only: None,
+            to_stdout: false,
         }
     }
 
@@ -63,6 +79,8 @@ impl Taking {
 pub(super) enum Ended {
     /// It did not begin.
     Declined,
+    /// The same sender began it anew.
+    Replaced,
     /// It came to an end, a good one or not.
     Taken(Result<(), Failure>),
 }
@@ -76,6 +94,7 @@ pub(super) struct Host {
     links: Mutex<BTreeMap<u64, LinkInfo>>,
     next: AtomicU64,
     transfers: Semaphore,
+    running: Running,
     ended: mpsc::Sender<Ended>,
     /// One question at a time to the person.
     asking: tokio::sync::Mutex<()>,
@@ -99,6 +118,7 @@ impl Host {
             links: Mutex::default(),
             next: AtomicU64::new(0),
             transfers: Semaphore::new(TRANSFERS_MAX),
+            running: Running::default(),
             ended,
             asking: tokio::sync::Mutex::default(),
         };
@@ -107,6 +127,10 @@ impl Host {
 
     /// Serve this connection in a task of `connections`.
     pub(super) fn spawn(self: &Arc<Self>, connections: &mut JoinSet<()>, connection: Connection) {
+        if self.taking.only.is_some_and(|only| only != connection.peer()) {
+            connection.close();
+            return;
+        }
         if connections.len() >= CONNECTIONS_MAX {
             tracing::warn!("too many connections; one more is closed");
             connection.close();
@@ -213,7 +237,13 @@ impl Host {
         let end = match self.take_offer(connection, peer, send, recv, alone).await {
             Ok(None) => Ended::Declined,
             Ok(Some(())) => Ended::Taken(Ok(())),
-            Err(failure) => Ended::Taken(Err(failure)),
+            Err(Unfinished::Replaced) => {
+                self.output.end_progress();
+                self.output
+                    .talk(format_args!("from {peer}: the sender began anew"));
+                Ended::Replaced
+            }
+            Err(Unfinished::Failure(failure)) => Ended::Taken(Err(failure)),
         };
         if let Ended::Taken(Err(Failure { message, .. })) = &end {
             self.output.end_progress();
@@ -231,21 +261,24 @@ impl Host {
         send: SendStream,
         recv: RecvStream,
         alone: bool,
-    ) -> Result<Option<()>, Failure> {
+    ) -> Result<Option<()>, Unfinished> {
         let incoming = Incoming::read(send, recv).await?;
-        let place = self.transfers.try_acquire();
-        let (Ok(_place), true) = (place, alone) else {
+        // The connection of a sender that was killed may hold a place until it is surely dead; a new attempt of it waits.
+        let place = tokio::time::timeout(PLACE_PATIENCE, self.transfers.acquire()).await;
+        let (Ok(Ok(_place)), true) = (place, alone) else {
             incoming.decline(Refused::Busy).await;
             return Ok(None);
         };
         let manifest = incoming.manifest();
         let (files, bytes) = (manifest.files(), manifest.bytes());
-        let name = name_some(
-            manifest
-                .roots()
-                .filter_map(|entry| entry.path.first())
-                .map(String::as_str),
-        );
+        let name = name_some(manifest.roots().map(|entry| entry.name.as_str()));
+        if self.taking.to_stdout && (files, manifest.entries().len()) != (1, 1) {
+            self.output.talk(format_args!(
+                "{peer} sends {name}; only one file can go to stdout"
+            ));
+            incoming.decline(Refused::Inbox).await;
+            return Ok(None);
+        }
         for renamed in manifest.renamed() {
             let (from, to) = (Untrusted(&renamed.offered), Untrusted(&renamed.stored));
             self.output.talk(format_args!("stored as {to}: {from}"));
@@ -259,11 +292,11 @@ impl Host {
         let Some(inbox) = self.open_inbox(bytes).await else {
             incoming.decline(Refused::Inbox).await;
             let message = format!("cannot write to {}", self.taking.folder.display());
-            return Err(Failure::new(
+            return Err(Unfinished::Failure(Failure::new(
                 code::OTHER,
                 message,
                 "a folder that you may write to, with -o or --inbox",
-            ));
+            )));
         };
         if self.taking.ask && !self.agrees(peer).await {
             incoming.decline(Refused::Person).await;
@@ -273,11 +306,23 @@ impl Host {
             output: Arc::clone(&self.output),
             name: name.clone(),
             peer: peer.to_owned(),
+            path: connection.path(),
+            alone: true,
         });
+        let terms = Terms {
+            sender: *connection.peer().as_bytes(),
+            conflict: self.taking.conflict,
+            limit: self.taking.limit.clone(),
+            running: self.running.clone(),
+        };
         let received = incoming
-            .receive(connection, inbox, self.taking.conflict, teller, self.stop.wait())
+            .receive(connection, inbox, terms, teller, self.stop.wait())
             .await?;
-        self.tell_received(connection, peer, &name, &received).map(Some)
+        if self.taking.to_stdout {
+            write_out(&received.places).await?;
+        }
+        self.tell_received(connection, peer, &name, &received)?;
+        Ok(Some(()))
     }
 
     async fn agrees(&self, peer: &str) -> bool {
@@ -324,14 +369,60 @@ impl Host {
             name,
             files: received.stored,
             bytes: received.bytes,
+            resumed: received.resumed,
             took: received.took,
             path: connection.path().borrow().path,
             file: received.places.first().map(PathBuf::as_path),
             others: &received.others,
+            unreadable: 0,
             hash: received.hash,
             peer,
+            to_stdout: !self.taking.to_stdout,
         }
         .tell(&self.output)
+    }
+}
+
+/// Why a transfer did not come to a good end.
+enum Unfinished {
+    /// The same sender began it anew, and that attempt is under way.
+    Replaced,
+    Failure(Failure),
+}
+
+impl From<ReceiveError> for Unfinished {
+    fn from(error: ReceiveError) -> Self {
+        match error {
+            ReceiveError::Replaced => Self::Replaced,
+            error => Self::Failure(error.into()),
+        }
+    }
+}
+
+impl From<Failure> for Unfinished {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+/// A whole file to stdout.
+async fn write_out(places: &[PathBuf]) -> Result<(), Failure> {
+    let Some(place) = places.first().cloned() else {
+        return Ok(());
+    };
+    let written = tokio::task::spawn_blocking(move || {
+        let mut stdout = std::io::stdout().lock();
+        std::io::copy(&mut std::fs::File::open(place)?, &mut stdout)?;
+        stdout.flush()
+    });
+    match written.await.map_err(std::io::Error::other).flatten() {
+        Ok(()) => Ok(()),
+        // Whoever closed the pipe has read enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => {
+            let message = format!("cannot write to stdout: {error}");
+            Err(Failure::new(code::OTHER, message, "-o DIR"))
+        }
     }
 }
 

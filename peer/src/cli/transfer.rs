@@ -7,11 +7,13 @@ use std::time::Duration;
 use data_encoding::HEXLOWER;
 use knothole_proto::path::Path;
 use serde_json::json;
+use tokio::sync::watch;
 
 use super::failure::{Failure, code};
 use super::output::{Output, bit_rate, path_fields, path_words, rate, size};
 use crate::app::transfer::Outcome;
 use crate::app::{Event, Listener};
+use crate::session::PathState;
 use crate::untrusted::Untrusted;
 
 /// Shows a transfer while it runs.
@@ -22,6 +24,10 @@ pub(super) struct Teller {
     pub(super) name: String,
     /// The machine at the other side.
     pub(super) peer: String,
+    /// Where the bytes go.
+    pub(super) path: watch::Receiver<PathState>,
+    /// Is it the only transfer of this command? Several bars would overwrite each other.
+    pub(super) alone: bool,
 }
 
 impl Listener for Teller {
@@ -30,8 +36,21 @@ impl Listener for Teller {
             Event::Offered => self
                 .output
                 .talk(format_args!("offered to {}, which decides", self.peer)),
-            Event::Accepted { bytes } => self.output.begin_progress(&self.name, bytes),
-            Event::Progress { bytes, total } => self.output.progress_to(bytes, total),
+            Event::Accepted { bytes, resumed } => {
+                let fields = json!({ "peer": self.peer, "bytes": bytes, "resumed_bytes": resumed });
+                self.output.event("accepted", fields);
+                if resumed > 0 {
+                    let (there, all) = (size(resumed), size(bytes));
+                    self.output
+                        .talk(format_args!("going on: {there} of {all} are there"));
+                }
+                self.output
+                    .begin_progress(&self.name, &self.peer, bytes, resumed, self.alone);
+            }
+            Event::Progress { bytes, total } => {
+                let path = self.path.borrow().path;
+                self.output.progress_to(&self.peer, bytes, total, &path);
+            }
             Event::File { path, outcome } => {
                 let shown = Untrusted(&path);
                 self.output
@@ -53,6 +72,8 @@ pub(super) struct Done<'a> {
     pub(super) files: u32,
     /// Their bytes.
     pub(super) bytes: u64,
+    /// Bytes of them that were there from earlier attempts.
+    pub(super) resumed: u64,
     /// From the yes to the end.
     pub(super) took: Duration,
     /// The path at the end.
@@ -61,10 +82,14 @@ pub(super) struct Done<'a> {
     pub(super) file: Option<&'a FilePath>,
     /// Files that are not in their place, and why.
     pub(super) others: &'a [(u32, Outcome)],
+    /// What was left out because it could not be read.
+    pub(super) unreadable: usize,
     /// Of the only file.
     pub(super) hash: Option<[u8; 32]>,
     /// Whose machine is at the other side.
     pub(super) peer: &'a str,
+    /// Does the last line go to stdout? Not if a file went there.
+    pub(super) to_stdout: bool,
 }
 
 impl Done<'_> {
@@ -78,7 +103,7 @@ impl Done<'_> {
         output.event(
             "done",
             json!({
-                "bytes": self.bytes, "seconds": self.took.as_secs_f64(), "verified": verified, "resumed_bytes": 0,
+                "bytes": self.bytes, "seconds": self.took.as_secs_f64(), "verified": verified, "resumed_bytes": self.resumed,
                 "path": path_fields(&self.path), "file": file, "files": self.files, "blake3": hash, "peer": self.peer,
             }),
         );
@@ -91,15 +116,23 @@ impl Done<'_> {
             Some(file) if self.verb == "received" => format!("\n  {}", Untrusted(file)),
             _ => String::new(),
         };
-        output.fact(format_args!(
-            "{} {}: {} in {:.1} s, {}, {}{check}{place}",
+        let resumed = match self.resumed {
+            0 => String::new(),
+            resumed => format!(" ({} were there already)", size(resumed)),
+        };
+        let line = format!(
+            "{} {}: {}{resumed} in {:.1} s, {}, {}{check}{place}",
             self.verb,
             self.name,
             size(self.bytes),
             self.took.as_secs_f64(),
-            bit_rate(rate(self.bytes, self.took)),
+            bit_rate(rate(self.bytes.saturating_sub(self.resumed), self.took)),
             path_words(&self.path),
-        ));
+        );
+        match self.to_stdout {
+            true => output.fact(line),
+            false => output.talk(line),
+        }
         failure.map_or(Ok(()), Err)
     }
 
@@ -119,10 +152,14 @@ impl Done<'_> {
                 "send them again; check memory and disk of both machines",
             ));
         }
-        let missing = count(&[Outcome::Incomplete, Outcome::Unwritable]);
+        let missing = self.unreadable + count(&[Outcome::Incomplete, Outcome::Unwritable]);
         (missing > 0).then(|| {
             let message = format!("{missing} files did not get to their places");
-            Failure::new(code::PARTIAL, message, "send them again")
+            Failure::new(
+                code::PARTIAL,
+                message,
+                "the same command again; what is there does not go again",
+            )
         })
     }
 }
@@ -156,7 +193,7 @@ fn outcome_words(outcome: Outcome) -> &'static str {
         Outcome::Kept => "was there already and stays",
         Outcome::HashMismatch => "arrived different from what was sent, and was deleted",
         Outcome::Unwritable => "could not be written",
-        Outcome::Incomplete => "could not be read whole by the sender",
+        Outcome::Incomplete => "could not be read, or changed while it was sent",
     }
 }
 
@@ -182,12 +219,15 @@ mod tests {
             name: "x",
             files: 1,
             bytes: 1,
+            resumed: 0,
             took: Duration::from_secs(1),
             path: Path::Relay(Why::Punching),
             file: None,
             others,
+            unreadable: 0,
             hash: None,
             peer: "nas",
+            to_stdout: true,
         };
         done.failure().map(|failure| failure.code)
     }

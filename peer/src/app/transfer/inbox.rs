@@ -1,9 +1,9 @@
-//! The folder that received files go to, and the only code that writes into it.
+//! The folder that received files go to, and how things get their places in it.
 //!
 //! Blocking; run it off the async threads. Everything is done relative to open handles of folders, one component at a
 //! time, and no symbolic link is followed below the top: whoever swaps a folder for a link during a transfer gains
-//! nothing. Names must be safe already ([`super::names`]). A file grows under a name of its own
-//! (`NAME.knothole-part`) and takes its place in one step, which never replaces anything unless that was asked for.
+//! nothing. Names must be safe already ([`super::names`]). A file takes its place in one step, whole and verified, which
+//! never replaces anything unless that was asked for, or an earlier attempt of the same transfer had put it there.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -11,14 +11,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{
-    AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_OMIT,
-};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
+use super::disk::{Disk, Named, set_modified};
 use super::manifest::Manifest;
-use super::messages::{Entry, Kind, Run};
-use super::names::{NAME_LEN_MAX, PART_SUFFIX};
+use super::messages::{Entry, Kind};
+use super::names::numbered;
 
 /// What happens when something of that name is there already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,48 +35,71 @@ pub enum Conflict {
 /// How many numbers are tried for a name before giving up; a folder with more of the same name is a loop somewhere.
 const NUMBERS_MAX: u32 = 999;
 
-/// How many partial files of one name may be in use by running transfers at once.
-const PARTS_MAX: u32 = 8;
+/// Up to so many folders are synced one by one at the end; beyond it one call for the whole file system is cheaper.
+const FOLDERS_SYNCED_MAX: usize = 16;
 
 /// An open folder for received files.
 #[derive(Debug)]
 pub struct Inbox {
     root: OwnedFd,
     path: PathBuf,
+    disk: Disk,
 }
 
-/// Where the entries of one manifest go.
+/// Names that folders at the top got here, by the sender's names for them.
+pub(super) type Roots = HashMap<String, String>;
+
+/// Open handles of the folders of a manifest. The one used last is kept, because files come folder by folder.
 #[derive(Debug)]
-pub struct Layout {
-    /// Folders at the top that got another name.
-    roots: HashMap<String, String>,
-    /// Entries that are to be sent.
-    pub wanted: Vec<Run>,
-    /// How many of them are files.
-    pub wanted_files: u32,
-    /// Bytes of those files.
-    pub wanted_bytes: u64,
+pub(super) struct Folders<'a> {
+    inbox: &'a Inbox,
+    manifest: &'a Manifest,
+    roots: &'a Roots,
+    last: Option<(u32, OwnedFd)>,
 }
 
-/// A file that is being received. Dropping it leaves the partial file where it is.
-#[derive(Debug)]
-pub struct Part {
-    folder: OwnedFd,
-    file: File,
-    part_name: String,
-    name: String,
-    modified_ns: i64,
+/// A plain file as it stands in a folder: which one it is, and whether somebody touched it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Seen {
+    pub(super) inode: u64,
+    pub(super) size: u64,
+    pub(super) modified_ns: i64,
 }
 
-/// What became of a finished part.
+impl Seen {
+    pub(super) fn of(file: &File) -> io::Result<Self> {
+        Ok(Self::from_stat(&rustix::fs::fstat(file)?))
+    }
+
+    fn from_stat(stat: &Stat) -> Self {
+        let seconds = stat.st_mtime.saturating_mul(1_000_000_000);
+        Self {
+            inode: stat.st_ino,
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            modified_ns: seconds.saturating_add(i64::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+        }
+    }
+}
+
+/// Where a finished file goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Placed {
-    /// It lies under this name in its folder.
-    Stored(String),
-    /// Another file was there already and stays.
+pub(super) enum Choice {
+    /// To this name, which nothing has.
+    New(String),
+    /// To this name, in place of what has it.
+    Replace(String),
+    /// Nowhere: what is there stays.
     Kept,
-    /// It was not what was sent, and is deleted.
-    Mismatch,
+}
+
+impl Choice {
+    /// The name, if it gets one.
+    pub(super) fn name(&self) -> Option<&str> {
+        match self {
+            Self::New(name) | Self::Replace(name) => Some(name),
+            Self::Kept => None,
+        }
+    }
 }
 
 impl Inbox {
@@ -90,7 +113,13 @@ impl Inbox {
         Ok(Self {
             root: rustix::fs::open(path, flags, Mode::empty())?,
             path: path.canonicalize()?,
+            disk: Disk::default(),
         })
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_disk(self, disk: Disk) -> Self {
+        Self { disk, ..self }
     }
 
     /// Where it is.
@@ -104,186 +133,247 @@ impl Inbox {
         stat.f_bavail.checked_mul(stat.f_frsize)
     }
 
-    /// Make all folders of a manifest, and see which of its files are wanted.
+    pub(super) fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    pub(super) fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// Make all folders of a manifest. `known`: names that folders at the top got in earlier attempts; `note` is told of new
+    /// ones before they are made.
     ///
     /// # Errors
     /// Of the file system; also if a file or link stands where a folder has to be.
-    pub fn prepare(&self, manifest: &Manifest, conflict: Conflict) -> io::Result<Layout> {
-        let mut layout = Layout {
-            roots: HashMap::new(),
-            wanted: Vec::new(),
-            wanted_files: 0,
-            wanted_bytes: 0,
-        };
-        for (index, entry) in (0..).zip(manifest.entries()) {
-            match entry.kind {
-                Kind::Folder => self.make_folder(entry, conflict, &mut layout)?,
-                Kind::File if conflict == Conflict::Skip && self.is_taken(&layout, entry)? => {}
-                Kind::File => {
-                    layout.want(index);
-                    layout.wanted_files += 1;
-                    layout.wanted_bytes = layout.wanted_bytes.saturating_add(entry.size);
+    pub(super) fn make_folders(
+        &self,
+        manifest: &Manifest,
+        conflict: Conflict,
+        known: &Roots,
+        mut note: impl FnMut(&str, &str) -> io::Result<()>,
+    ) -> io::Result<Roots> {
+        let mut roots = Roots::new();
+        for entry in manifest.roots().filter(|entry| entry.kind == Kind::Folder) {
+            let stored = match known.get(&entry.name) {
+                Some(stored) => self.make_again(entry, stored)?,
+                None => self.make_root(entry, conflict, |stored| note(&entry.name, stored))?,
+            };
+            roots.insert(entry.name.clone(), stored);
+        }
+        let mut folders = Folders::new(self, manifest, &roots);
+        let below = manifest.entries().iter().filter(|entry| entry.parent != 0);
+        for entry in below.filter(|entry| entry.kind == Kind::Folder) {
+            let folder = folders.get(entry.parent)?;
+            match self.disk.make_folder((folder, &entry.name), folder_mode(entry)) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    drop(open_folder((folder, &entry.name))?);
                 }
+                made => made?,
             }
         }
-        Ok(layout)
+        drop(folders);
+        Ok(roots)
     }
 
-    /// Begin to receive a file.
+    /// Make the links of a manifest; returns those that could not be made.
+    pub(super) fn make_links(&self, manifest: &Manifest, roots: &Roots, conflict: Conflict) -> Vec<u32> {
+        let mut folders = Folders::new(self, manifest, roots);
+        let mut failed = Vec::new();
+        for (index, entry) in manifest.indexed() {
+            let Kind::Link { target } = &entry.kind else {
+                continue;
+            };
+            let folder = folders.get(entry.parent);
+            let made = folder.and_then(|folder| self.make_link((folder, &entry.name), target, conflict));
+            if let Err(error) = made {
+                tracing::warn!(%error, "a link cannot be made");
+                failed.push(index);
+            }
+        }
+        failed
+    }
+
+    /// Give the folders their times, and bring them to disk, so that the names in them survive a power cut.
     ///
     /// # Errors
     /// Of the file system.
-    pub fn begin(&self, layout: &Layout, entry: &Entry) -> io::Result<Part> {
-        let (folder, name) = self.folder_of(layout, entry)?;
-        // Whoever keeps a file private keeps it private here; nothing becomes executable on the way.
-        let mode = Mode::from_raw_mode((entry.mode & 0o666) | 0o600);
-        for number in 0..PARTS_MAX {
-            let part_name = part_name(&name, number);
-            if let Some(file) = open_part(folder.as_fd(), &part_name, mode)? {
-                return Ok(Part {
-                    folder,
-                    file,
-                    part_name,
-                    name,
-                    modified_ns: entry.modified_ns,
-                });
+    pub(super) fn settle(&self, manifest: &Manifest, roots: &Roots) -> io::Result<()> {
+        let mut folders = Folders::new(self, manifest, roots);
+        let mut count = 0;
+        for (index, entry) in manifest.indexed().rev() {
+            if entry.kind == Kind::Folder {
+                set_modified(folders.get(index + 1)?, entry.modified_ns);
+                count += 1;
             }
         }
-        Err(io::ErrorKind::ResourceBusy.into())
+        if count > FOLDERS_SYNCED_MAX {
+            return self.disk.sync_all(self.root());
+        }
+        for (index, entry) in manifest.indexed() {
+            if entry.kind == Kind::Folder {
+                self.disk.sync_folder(folders.get(index + 1)?)?;
+            }
+        }
+        self.disk.sync_folder(self.root())
     }
 
-    /// Bring the folders of a manifest to disk, so that the names in them survive a power cut.
+    /// Which name a finished file is to get in its folder. `ours`: the file that an earlier attempt put there; it may be
+    /// replaced.
     ///
     /// # Errors
     /// Of the file system.
-    pub fn sync(&self, layout: &Layout, manifest: &Manifest) -> io::Result<()> {
-        for entry in manifest.entries().iter().filter(|e| e.kind == Kind::Folder) {
-            rustix::fs::fsync(self.walk(layout, &entry.path)?)?;
+    pub(super) fn choose(
+        &self,
+        (folder, name): Named<'_>,
+        conflict: Conflict,
+        ours: Option<&(String, Seen)>,
+    ) -> io::Result<Choice> {
+        if let Some((own, seen)) = ours
+            && look((folder, own))? == Some(*seen)
+        {
+            return Ok(Choice::Replace(own.clone()));
         }
-        Ok(rustix::fs::fsync(&self.root)?)
+        if conflict == Conflict::Overwrite {
+            return Ok(Choice::Replace(name.to_owned()));
+        }
+        for number in 0..=NUMBERS_MAX {
+            let name = numbered(name, number);
+            if !exists((folder, &name))? {
+                return Ok(Choice::New(name));
+            }
+            if conflict == Conflict::Skip {
+                return Ok(Choice::Kept);
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
     }
 
-    /// Where an entry of the top lies in the end.
-    pub fn shown_path(&self, layout: &Layout, entry: &Entry, stored: Option<&str>) -> PathBuf {
+    /// Give a finished file the name that was chosen for it.
+    ///
+    /// # Errors
+    /// Of the file system; the file is then still where it was. [`io::ErrorKind::AlreadyExists`] if somebody took the name
+    /// meanwhile.
+    pub(super) fn place(&self, from: Named<'_>, folder: BorrowedFd<'_>, choice: &Choice) -> io::Result<()> {
+        match choice {
+            Choice::New(name) => self.disk.rename(from, (folder, name)),
+            Choice::Replace(name) => self.disk.replace(from, (folder, name)),
+            Choice::Kept => self.disk.remove(from),
+        }
+    }
+
+    /// Where an entry lies in the end; `stored` if it got another name.
+    pub(super) fn shown_path(
+        &self,
+        manifest: &Manifest,
+        roots: &Roots,
+        index: u32,
+        stored: Option<&str>,
+    ) -> PathBuf {
+        let mut names = manifest.path(index).into_iter();
         let mut path = self.path.clone();
-        path.extend(layout.renamed_path(&entry.path));
+        if let Some(root) = names.next() {
+            path.push(roots.get(root).map_or(root, String::as_str));
+        }
+        path.extend(names);
         if let Some(name) = stored {
             path.set_file_name(name);
         }
         path
     }
 
-    fn make_folder(&self, entry: &Entry, conflict: Conflict, layout: &mut Layout) -> io::Result<()> {
-        let (parent, name) = self.folder_of(layout, entry)?;
-        let mode = Mode::from_raw_mode((entry.mode & 0o777) | 0o700);
-        let fresh = entry.path.len() == 1 && conflict == Conflict::Rename;
+    /// A folder at the top, under the first free name if it may not be one that is there.
+    fn make_root(
+        &self,
+        entry: &Entry,
+        conflict: Conflict,
+        mut note: impl FnMut(&str) -> io::Result<()>,
+    ) -> io::Result<String> {
+        let mode = folder_mode(entry);
         for number in 0..=NUMBERS_MAX {
-            let numbered = numbered(&name, number);
-            match rustix::fs::mkdirat(&parent, &*numbered, mode) {
-                Ok(()) => {
-                    if number > 0 {
-                        layout.roots.insert(name, numbered);
-                    }
-                    return Ok(());
-                }
-                Err(Errno::EXIST) if fresh => {}
-                Err(Errno::EXIST) => return open_folder(parent.as_fd(), &name).map(drop),
-                Err(error) => return Err(error.into()),
+            let name = numbered(&entry.name, number);
+            let here = (self.root(), name.as_str());
+            let taken = exists(here)?;
+            if taken && conflict != Conflict::Rename {
+                open_folder(here)?;
+            } else if taken {
+                continue;
             }
+            note(&name)?;
+            match self.disk.make_folder(here, mode) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && taken => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                made => made?,
+            }
+            return Ok(name);
         }
         Err(io::ErrorKind::AlreadyExists.into())
     }
 
-    fn is_taken(&self, layout: &Layout, entry: &Entry) -> io::Result<bool> {
-        let (folder, name) = self.folder_of(layout, entry)?;
-        exists(folder.as_fd(), &name)
+    /// A folder at the top that an earlier attempt had made, or was about to.
+    fn make_again(&self, entry: &Entry, stored: &str) -> io::Result<String> {
+        match self.disk.make_folder((self.root(), stored), folder_mode(entry)) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                drop(open_folder((self.root(), stored))?);
+            }
+            made => made?,
+        }
+        Ok(stored.to_owned())
     }
 
-    fn folder_of(&self, layout: &Layout, entry: &Entry) -> io::Result<(OwnedFd, String)> {
-        let Some((name, parents)) = entry.path.split_last() else {
-            return Err(io::ErrorKind::InvalidInput.into());
-        };
-        Ok((self.walk(layout, parents)?, name.clone()))
+    fn make_link(&self, (folder, name): Named<'_>, target: &str, conflict: Conflict) -> io::Result<()> {
+        for number in 0..=NUMBERS_MAX {
+            let name = numbered(name, number);
+            let here = (folder, name.as_str());
+            match self.disk.make_link(here, target) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => return made,
+            }
+            let same = rustix::fs::readlinkat(folder, &*name, Vec::new())
+                .is_ok_and(|there| there.to_bytes() == target.as_bytes());
+            if same || conflict == Conflict::Skip {
+                return Ok(());
+            }
+            if conflict == Conflict::Overwrite {
+                self.disk.remove(here)?;
+                return self.disk.make_link(here, target);
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+}
+
+impl<'a> Folders<'a> {
+    pub(super) fn new(inbox: &'a Inbox, manifest: &'a Manifest, roots: &'a Roots) -> Self {
+        Self {
+            inbox,
+            manifest,
+            roots,
+            last: None,
+        }
     }
 
-    fn walk(&self, layout: &Layout, path: &[String]) -> io::Result<OwnedFd> {
-        let mut folder = self.root.try_clone()?;
-        for name in layout.renamed_path(path) {
-            folder = open_folder(folder.as_fd(), name)?;
+    /// The folder of this number, as [`Entry::parent`] counts; 0 is the top.
+    pub(super) fn get(&mut self, number: u32) -> io::Result<BorrowedFd<'_>> {
+        if number == 0 {
+            return Ok(self.inbox.root());
+        }
+        if self.last.as_ref().is_none_or(|(last, _)| *last != number) {
+            self.last = Some((number, self.open(number)?));
+        }
+        let last = self.last.as_ref().map(|(_, folder)| folder.as_fd());
+        last.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn open(&self, number: u32) -> io::Result<OwnedFd> {
+        let mut names = self.manifest.path(number - 1).into_iter();
+        let root = names.next().unwrap_or_default();
+        let stored = self.roots.get(root).map_or(root, String::as_str);
+        let mut folder = open_folder((self.inbox.root(), stored))?;
+        for name in names {
+            folder = open_folder((folder.as_fd(), name))?;
         }
         Ok(folder)
-    }
-}
-
-impl Layout {
-    fn want(&mut self, index: u32) {
-        match self.wanted.last_mut() {
-            Some(run) if run.first + run.count == index => run.count += 1,
-            _ => self.wanted.push(Run {
-                first: index,
-                count: 1,
-            }),
-        }
-    }
-
-    fn renamed_path<'a>(&'a self, path: &'a [String]) -> impl Iterator<Item = &'a str> {
-        path.iter().enumerate().map(|(depth, name)| {
-            let renamed = self.roots.get(name).filter(|_| depth == 0);
-            renamed.unwrap_or(name).as_str()
-        })
-    }
-}
-
-impl Part {
-    /// The file to write into.
-    pub fn file(&mut self) -> &mut File {
-        &mut self.file
-    }
-
-    /// Bring the bytes to disk and the file to its place.
-    ///
-    /// # Errors
-    /// Of the file system; the partial file is then still there.
-    pub fn place(self, conflict: Conflict) -> io::Result<Placed> {
-        // A file system without times is no reason to lose the file.
-        let _ = rustix::fs::futimens(&self.file, &times(self.modified_ns));
-        self.file.sync_all()?;
-        let folder = self.folder.as_fd();
-        match conflict {
-            Conflict::Overwrite => {
-                rustix::fs::renameat(folder, &*self.part_name, folder, &*self.name)?;
-                Ok(Placed::Stored(self.name))
-            }
-            Conflict::Skip => match rename_new(folder, &self.part_name, &self.name) {
-                Err(Errno::EXIST) => {
-                    self.discard()?;
-                    Ok(Placed::Kept)
-                }
-                other => other.map(|()| Placed::Stored(self.name)).map_err(Into::into),
-            },
-            Conflict::Rename => {
-                for number in 0..=NUMBERS_MAX {
-                    let name = numbered(&self.name, number);
-                    match rename_new(folder, &self.part_name, &name) {
-                        Err(Errno::EXIST) => {}
-                        other => return other.map(|()| Placed::Stored(name)).map_err(Into::into),
-                    }
-                }
-                Err(io::ErrorKind::AlreadyExists.into())
-            }
-        }
-    }
-
-    /// Delete what arrived.
-    ///
-    /// # Errors
-    /// Of the file system.
-    pub fn discard(self) -> io::Result<()> {
-        Ok(rustix::fs::unlinkat(
-            &self.folder,
-            &*self.part_name,
-            AtFlags::empty(),
-        )?)
     }
 }
 
@@ -295,12 +385,20 @@ pub fn is_disk_full(error: &io::Error) -> bool {
     )
 }
 
-fn open_folder(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+/// Open a folder that is no link.
+pub(super) fn open_folder((parent, name): Named<'_>) -> io::Result<OwnedFd> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(parent, name, flags, Mode::empty())?)
 }
 
-fn exists(folder: BorrowedFd<'_>, name: &str) -> io::Result<bool> {
+/// Open a file that is no link, to read it.
+pub(super) fn open_read((folder, name): Named<'_>) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(folder, name, flags, Mode::empty())?.into())
+}
+
+/// Is there anything of this name?
+pub(super) fn exists((folder, name): Named<'_>) -> io::Result<bool> {
     match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(_) => Ok(true),
         Err(Errno::NOENT) => Ok(false),
@@ -308,99 +406,19 @@ fn exists(folder: BorrowedFd<'_>, name: &str) -> io::Result<bool> {
     }
 }
 
-/// A partial file that nobody else is writing: a new one, or one that an ended transfer left. `None`: in use, or not
-/// a plain file.
-fn open_part(folder: BorrowedFd<'_>, name: &str, mode: Mode) -> io::Result<Option<File>> {
-    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let opened = match rustix::fs::openat(folder, name, flags | OFlags::CREATE | OFlags::EXCL, mode) {
-        Err(Errno::EXIST) => match rustix::fs::openat(folder, name, flags, Mode::empty()) {
-            Err(Errno::LOOP | Errno::ISDIR | Errno::NXIO | Errno::NOENT | Errno::ACCESS) => return Ok(None),
-            other => other?,
-        },
-        other => other?,
-    };
-    if rustix::fs::flock(&opened, FlockOperation::NonBlockingLockExclusive).is_err() {
-        return Ok(None);
+/// The plain file of this name, if there is one.
+pub(super) fn look((folder, name): Named<'_>) -> io::Result<Option<Seen>> {
+    match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
+            Ok(Some(Seen::from_stat(&stat)))
+        }
+        Ok(_) | Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(error.into()),
     }
-    // Between opening and locking, its former writer may have moved it to its place: then it is no longer ours to cut.
-    let open = rustix::fs::fstat(&opened)?;
-    let plain = FileType::from_raw_mode(open.st_mode) == FileType::RegularFile && open.st_nlink == 1;
-    let same = match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(named) => (named.st_dev, named.st_ino) == (open.st_dev, open.st_ino),
-        Err(Errno::NOENT) => false,
-        Err(error) => return Err(error.into()),
-    };
-    if !plain || !same {
-        return Ok(None);
-    }
-    rustix::fs::ftruncate(&opened, 0)?;
-    Ok(Some(File::from(opened)))
 }
 
-/// Rename without replacing.
-fn rename_new(folder: BorrowedFd<'_>, from: &str, to: &str) -> Result<(), Errno> {
-    match rustix::fs::renameat_with(folder, from, folder, to, RenameFlags::NOREPLACE) {
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
-        other => return other,
-    }
-    // File systems without that flag: a hard link is as atomic, and fails if the name exists.
-    match rustix::fs::linkat(folder, from, folder, to, AtFlags::empty()) {
-        Ok(()) => return rustix::fs::unlinkat(folder, from, AtFlags::empty()),
-        Err(Errno::PERM | Errno::NOSYS | Errno::OPNOTSUPP) => {}
-        other => return other,
-    }
-    // Without hard links either: claim the name with an empty file, which the rename then replaces.
-    let claim = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    rustix::fs::openat(folder, to, claim, Mode::RUSR | Mode::WUSR)?;
-    rustix::fs::renameat(folder, from, folder, to)
-}
-
-/// `name (1).txt` for number 1; the name itself for 0. Cut so that it stays a legal name.
-fn numbered(name: &str, number: u32) -> String {
-    if number == 0 {
-        return name.to_owned();
-    }
-    let (stem, ending) = match name.rfind('.') {
-        Some(at) if at > 0 && name.len() - at <= 16 => name.split_at(at),
-        _ => (name, ""),
-    };
-    let tail = format!(" ({number}){ending}");
-    format!("{}{tail}", cut(stem, NAME_LEN_MAX - tail.len()))
-}
-
-fn part_name(name: &str, number: u32) -> String {
-    let tail = match number {
-        0 => PART_SUFFIX.to_owned(),
-        n => format!(".{n}{PART_SUFFIX}"),
-    };
-    if name.len() + tail.len() <= NAME_LEN_MAX {
-        return format!("{name}{tail}");
-    }
-    // A cut name alone could be that of another file of the same transfer.
-    let hash = blake3::hash(name.as_bytes()).to_hex();
-    let tail = format!("~{}{tail}", hash.get(..16).unwrap_or_default());
-    format!("{}{tail}", cut(name, NAME_LEN_MAX - tail.len()))
-}
-
-/// The longest beginning of at most `len` bytes that ends between characters.
-fn cut(text: &str, len: usize) -> &str {
-    let end = (0..=len.min(text.len()))
-        .rev()
-        .find(|at| text.is_char_boundary(*at));
-    text.get(..end.unwrap_or(0)).unwrap_or_default()
-}
-
-fn times(modified_ns: i64) -> Timestamps {
-    Timestamps {
-        last_access: Timespec {
-            tv_sec: 0,
-            tv_nsec: UTIME_OMIT,
-        },
-        last_modification: Timespec {
-            tv_sec: modified_ns.div_euclid(1_000_000_000),
-            tv_nsec: modified_ns.rem_euclid(1_000_000_000),
-        },
-    }
+fn folder_mode(entry: &Entry) -> u32 {
+    (entry.mode & 0o777) | 0o700
 }
 
 #[cfg(test)]

@@ -16,41 +16,17 @@ pub const DEPTH_MAX: usize = 64;
 /// Longest relative path in bytes (`PATH_MAX` of Linux), separators counted; also keeps an entry within one message.
 pub const PATH_LEN_MAX: usize = 4096;
 
-/// Ending of files that are still being received; nobody may send a name that has it.
-pub const PART_SUFFIX: &str = ".knothole-part";
-
 /// Base names that are devices on Windows, whatever follows their first dot.
 const DEVICES: &[&str] = &["con", "prn", "aux", "nul", "conin$", "conout$", "clock$"];
 
 /// What stands in place of a character that may not be in a name.
 const SUBSTITUTE: char = '_';
 
-/// The path under which an entry may be stored, one safe name per component.
-///
-/// # Errors
-/// Any [`NameError`]; the path is then not to be used in any form.
-pub fn safe_path(path: &[String]) -> Result<Vec<String>, NameError> {
-    if path.is_empty() {
-        return Err(NameError::Empty);
-    }
-    if path.len() > DEPTH_MAX {
-        return Err(NameError::TooDeep(path.len()));
-    }
-    let length: usize = path.iter().map(|name| name.len() + 1).sum();
-    if length > PATH_LEN_MAX {
-        return Err(NameError::PathTooLong(length));
-    }
-    path.iter()
-        .enumerate()
-        .map(|(depth, name)| safe_name(name, depth == 0))
-        .collect()
-}
-
 /// One name, safe to create in a folder. `at_root`: it would lie directly in the folder for received files, where a
 /// hidden name is made visible, because programs look for files like `.profile` in some folders.
 ///
 /// # Errors
-/// Any [`NameError`] but those about paths.
+/// Any [`NameError`] but those about paths; the name is then not to be used in any form.
 pub fn safe_name(name: &str, at_root: bool) -> Result<String, NameError> {
     if name.is_empty() {
         return Err(NameError::Empty);
@@ -82,7 +58,7 @@ pub fn safe_name(name: &str, at_root: bool) -> Result<String, NameError> {
     if at_root && safe.starts_with('.') {
         safe.replace_range(..1, "_");
     }
-    if safe.is_empty() || folded(&safe).ends_with(PART_SUFFIX) {
+    if safe.is_empty() {
         safe.push(SUBSTITUTE);
     }
     if is_device(&safe) {
@@ -98,6 +74,27 @@ pub fn safe_name(name: &str, at_root: bool) -> Result<String, NameError> {
 /// several lower-case forms (sharp s, long s, final sigma, Kelvin sign) fall together.
 pub fn folded(name: &str) -> String {
     name.to_uppercase().to_lowercase()
+}
+
+/// `name (1).txt` for number 1; the name itself for 0. Cut so that it stays a legal name.
+pub fn numbered(name: &str, number: u32) -> String {
+    if number == 0 {
+        return name.to_owned();
+    }
+    let (stem, ending) = match name.rfind('.') {
+        Some(at) if at > 0 && name.len() - at <= 16 => name.split_at(at),
+        _ => (name, ""),
+    };
+    let tail = format!(" ({number}){ending}");
+    format!("{}{tail}", cut(stem, NAME_LEN_MAX - tail.len()))
+}
+
+/// The longest beginning of at most `len` bytes that ends between characters.
+fn cut(text: &str, len: usize) -> &str {
+    let end = (0..=len.min(text.len()))
+        .rev()
+        .find(|at| text.is_char_boundary(*at));
+    text.get(..end.unwrap_or(0)).unwrap_or_default()
 }
 
 fn is_device(name: &str) -> bool {
@@ -173,7 +170,6 @@ mod tests {
                     !safe.ends_with(['.', ' ']) && !is_device(&safe),
                     "{name:?} became {safe:?}"
                 );
-                assert!(!folded(&safe).ends_with(PART_SUFFIX), "{name:?}");
                 assert!(!(at_root && safe.starts_with('.')), "{name:?}");
                 assert_eq!(safe_name(&safe, at_root).as_deref(), Ok(&*safe), "{name:?}");
             }
@@ -214,7 +210,6 @@ mod tests {
             ("name.", "name_"),
             ("name ", "name_"),
             (".bashrc", "_bashrc"),
-            ("x.knothole-part", "x.knothole-part_"),
             ("\u{200b}", "_"),
             (".\u{200b}.", "__"),
         ] {
@@ -224,8 +219,7 @@ mod tests {
 
     #[test]
     fn what_no_honest_sender_produces_refuses_everything() {
-        use NameError::{Dots, Empty, PathTooLong, TooDeep, TooLong};
-        assert_eq!(safe_path(&[]), Err(Empty));
+        use NameError::{Dots, Empty, TooLong};
         assert_eq!(safe_name("", true), Err(Empty));
         assert_eq!(safe_name("..", false), Err(Dots));
         assert!(matches!(
@@ -234,9 +228,28 @@ mod tests {
         ));
         assert!(matches!(safe_name("a\0b", true), Err(NameError::Separator(_))));
         assert_eq!(safe_name(&"x".repeat(256), true), Err(TooLong(256)));
-        assert_eq!(safe_path(&vec!["d".to_owned(); 65]), Err(TooDeep(65)));
-        assert!(safe_path(&vec!["d".to_owned(); 64]).is_ok());
-        assert_eq!(safe_path(&vec!["d".repeat(200); 21]), Err(PathTooLong(21 * 201)));
+    }
+
+    #[test]
+    fn a_number_goes_before_the_ending_and_the_name_stays_legal() {
+        for (name, number, result) in [
+            ("a.txt", 0, "a.txt"),
+            ("a.txt", 1, "a (1).txt"),
+            (".hidden", 2, ".hidden (2)"),
+            ("no ending", 3, "no ending (3)"),
+            (
+                "tar.of.very-long-name-ending",
+                1,
+                "tar.of.very-long-name-ending (1)",
+            ),
+        ] {
+            assert_eq!(numbered(name, number), result);
+        }
+        let long = numbered(&format!("{}.txt", "\u{e4}".repeat(125)), 12);
+        assert!(
+            long.len() <= NAME_LEN_MAX && long.ends_with("\u{e4} (12).txt"),
+            "{long}"
+        );
     }
 
     #[test]

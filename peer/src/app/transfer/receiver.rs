@@ -1,61 +1,95 @@
 //! The receiving side of a transfer.
 //!
 //! [`Incoming::read`] takes the offer and checks the whole list; the caller decides, perhaps by asking a person; then
-//! [`Incoming::decline`] or [`Incoming::receive`]. Each data stream has a task at the network and a thread at the disk
-//! that writes and hashes; one loop matches what arrived with the hashes that the sender tells, and puts files in
-//! their places. Whatever a sender does, at most the announced bytes are written.
+//! [`Incoming::decline`] or [`Incoming::receive`]. What earlier attempts left is looked for and gone on with. Whatever a
+//! sender does, at most the announced bytes are written.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use quinn::{RecvStream, SendStream};
+use tokio::sync::mpsc;
 
-use super::inbox::{Conflict, Inbox, Layout};
-use super::incoming_file::blocking;
+use super::desk::{Desk, Notice, Queue};
+use super::inbox::{Conflict, Inbox};
+use super::journal::{Journal, Memory, Record};
+use super::limit::Limit;
 use super::manifest::{Builder, Manifest, ManifestError};
-use super::messages::{FORMAT, FromReceiver, FromSender, Offer, Outcome, RUNS_MAX, Refused};
+use super::messages::{
+    FORMAT, FromReceiver, FromSender, Offer, Outcome, RUNS_MAX, Refused, TransferId, VALUES_MAX,
+};
+use super::partial::{Partial, TransferKey};
+use super::plan::{Plan, Planner};
 use super::receiving::Receiving;
+use super::running::Running;
+use super::tree::Value;
+use crate::app::flow::Outflow;
 use crate::app::framed::{self, FrameError};
 use crate::app::{Bulk, Event, Listener};
 
 /// How long a sender may take to tell its list, and to take the last message.
 const WORD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// An offer whose list was checked.
+/// How long is waited for another attempt of the same transfer to put its files away.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether it has.
+const LOCK_LOOK: Duration = Duration::from_millis(20);
+
+/// Notices that may wait for the loop of a transfer.
+const NOTICES_MAX: usize = 1024;
+
+/// An offer whose list was checked, and the streams on which it came.
 #[derive(Debug)]
-pub struct Incoming {
+pub struct Incoming<O, I> {
     offer: Offer,
     manifest: Manifest,
-    send: SendStream,
-    recv: RecvStream,
+    send: O,
+    recv: I,
+}
+
+/// Under which terms an offer is taken.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// Key of the sender; what it left unfinished is known by it.
+    pub sender: [u8; 32],
+    /// What happens when something of a name is there already.
+    pub conflict: Conflict,
+    /// Most bytes a second.
+    pub limit: Option<Limit>,
+    /// What else this program receives.
+    pub running: Running,
 }
 
 /// How a transfer ended for the receiver.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Received {
-    /// Files in their place, verified.
+    /// Files in their place, verified, those of earlier attempts included.
     pub stored: u32,
     /// Their bytes.
     pub bytes: u64,
-    /// Files that are not, by entry, and why.
+    /// Bytes that were there from earlier attempts and did not have to come again.
+    pub resumed: u64,
+    /// Files that are not in their place, by entry, and why.
     pub others: Vec<(u32, Outcome)>,
     /// From the yes to the end.
     pub took: Duration,
     /// Where what lies at the top of the list is now.
     pub places: Vec<PathBuf>,
-    /// BLAKE3 of the file, if there was one file only.
-    pub hash: Option<[u8; 32]>,
+    /// BLAKE3 of the file, if there was one file only and it came now.
+    pub hash: Option<Value>,
 }
 
-impl Incoming {
+impl<O: Outflow, I: crate::app::flow::Inflow> Incoming<O, I> {
     /// Read an offer with its list. What cannot be accepted is declined here.
     ///
     /// # Errors
     /// Any of [`ReceiveError::Format`], [`ReceiveError::Manifest`], [`ReceiveError::Frame`], [`ReceiveError::Protocol`],
     /// [`ReceiveError::Stalled`].
-    pub async fn read(mut send: SendStream, mut recv: RecvStream) -> Result<Self, ReceiveError> {
+    pub async fn read(mut send: O, mut recv: I) -> Result<Self, ReceiveError> {
         let list = tokio::time::timeout(WORD_TIMEOUT, read_list(&mut recv)).await;
         match list.map_err(|_| ReceiveError::Stalled).flatten() {
             Ok((offer, manifest)) => Ok(Self {
@@ -85,54 +119,139 @@ impl Incoming {
         last_word(&mut self.send, &FromReceiver::Decline(why)).await;
     }
 
-    /// Say yes, and receive everything. When `stop` completes the transfer ends, and the sender is told.
+    /// Say yes, and receive everything that is not there. When `stop` completes the transfer ends, and the sender is told.
     ///
     /// # Errors
-    /// Any [`ReceiveError`]. What was stored stays; a file that was not complete stays as a partial file.
-    pub async fn receive<B: Bulk>(
+    /// Any [`ReceiveError`]. What was stored stays, and what arrived of other files is kept for another attempt.
+    pub async fn receive<B: Bulk<Out = O, In = I>>(
         mut self,
         bulk: &B,
         inbox: Arc<Inbox>,
-        conflict: Conflict,
+        terms: Terms,
         listener: Arc<dyn Listener>,
         stop: impl Future<Output = ()> + Send,
     ) -> Result<Received, ReceiveError> {
-        let manifest = Arc::new(self.manifest);
-        let (within, list) = (Arc::clone(&inbox), Arc::clone(&manifest));
-        let prepared = blocking(move || within.prepare(&list, conflict)).await.flatten();
-        let layout = match prepared {
-            Ok(layout) => Arc::new(layout),
+        let turn = terms
+            .running
+            .enter(TransferKey::of(&terms.sender, &self.manifest));
+        let (notices, heard) = mpsc::channel(NOTICES_MAX);
+        let prepared = prepare(self.offer.transfer, inbox, self.manifest, terms, notices).await;
+        let (desk, plan) = match prepared {
+            Ok(prepared) => prepared,
             Err(error) => {
-                last_word(&mut self.send, &FromReceiver::Decline(Refused::Inbox)).await;
-                return Err(ReceiveError::Inbox(error));
+                let busy = error.kind() == io::ErrorKind::ResourceBusy;
+                let (why, error) = match busy {
+                    true => (Refused::Busy, ReceiveError::Busy),
+                    false => (Refused::Inbox, ReceiveError::Inbox(error)),
+                };
+                last_word(&mut self.send, &FromReceiver::Decline(why)).await;
+                return Err(error);
             }
         };
-        say_wanted(&mut self.send, &layout).await?;
-        listener.on(Event::Accepted {
-            bytes: layout.wanted_bytes,
-        });
-        let place = Place {
-            inbox,
-            layout,
-            manifest,
-            conflict,
+        let started = Instant::now();
+        say_plan(&mut self.send, &plan).await?;
+        let (bytes, resumed) = (plan.bytes, plan.resumed);
+        listener.on(Event::Accepted { bytes, resumed });
+        let stop = async {
+            tokio::select! {
+                () = stop => false,
+                () = turn.replaced() => true,
+            }
         };
-        Receiving::new(self.offer.transfer, place, self.send, listener)
-            .run(bulk, self.recv, stop)
+        Receiving::new(Arc::new(desk), plan, self.send, listener, started)
+            .run(bulk, self.recv, heard, stop)
             .await
     }
 }
 
-/// Where everything of one transfer goes.
-#[derive(Debug, Clone)]
-pub(super) struct Place {
-    pub(super) inbox: Arc<Inbox>,
-    pub(super) layout: Arc<Layout>,
-    pub(super) manifest: Arc<Manifest>,
-    pub(super) conflict: Conflict,
+/// Look for what is there and make the folders.
+async fn prepare(
+    transfer: TransferId,
+    inbox: Arc<Inbox>,
+    manifest: Manifest,
+    terms: Terms,
+    notices: mpsc::Sender<Notice>,
+) -> io::Result<(Desk, Plan)> {
+    let key = TransferKey::of(&terms.sender, &manifest);
+    let give_up = Instant::now() + LOCK_PATIENCE;
+    let (partial, journal, memory) = loop {
+        let within = Arc::clone(&inbox);
+        match blocking(move || Partial::open(&within, key)).await.flatten() {
+            // Not found: whoever had it before removed it at this moment.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ResourceBusy | io::ErrorKind::NotFound
+                ) && Instant::now() < give_up =>
+            {
+                tokio::time::sleep(LOCK_LOOK).await;
+            }
+            opened => break opened?,
+        }
+    };
+    blocking(move || {
+        plan(
+            transfer,
+            inbox,
+            manifest,
+            terms,
+            notices,
+            (partial, journal, memory),
+        )
+    })
+    .await
+    .flatten()
 }
 
-async fn read_list(recv: &mut RecvStream) -> Result<(Offer, Manifest), ReceiveError> {
+fn plan(
+    transfer: TransferId,
+    inbox: Arc<Inbox>,
+    manifest: Manifest,
+    terms: Terms,
+    notices: mpsc::Sender<Notice>,
+    (partial, mut journal, memory): (Partial, Journal, Memory),
+) -> io::Result<(Desk, Plan)> {
+    let roots = inbox.make_folders(&manifest, terms.conflict, &memory.roots, |name, stored| {
+        journal.append(&[Record::Root {
+            name: name.to_owned(),
+            stored: stored.to_owned(),
+        }])?;
+        journal.sync()
+    })?;
+    let planner = Planner {
+        inbox: &inbox,
+        manifest: &manifest,
+        roots: &roots,
+        partial: &partial,
+        conflict: terms.conflict,
+        memory,
+    };
+    let mut plan = planner.plan(&mut journal)?;
+    let parts: HashMap<_, _> = plan
+        .parts
+        .iter()
+        .map(|part| (part.index, Arc::clone(part)))
+        .collect();
+    let desk = Desk {
+        transfer,
+        states: std::mem::take(&mut plan.states),
+        ours: std::mem::take(&mut plan.ours),
+        inbox,
+        manifest: Arc::new(manifest),
+        roots,
+        partial,
+        journal: Mutex::new(journal),
+        conflict: terms.conflict,
+        parts: Mutex::new(parts),
+        queue: Queue::default(),
+        notices,
+        limit: terms.limit,
+        heard: AtomicU64::new(0),
+    };
+    Ok((desk, plan))
+}
+
+async fn read_list(recv: &mut impl crate::app::flow::Inflow) -> Result<(Offer, Manifest), ReceiveError> {
     let FromSender::Offer(offer) = framed::expect(recv).await? else {
         return Err(ReceiveError::Protocol("the first message is not an offer"));
     };
@@ -158,8 +277,20 @@ async fn read_list(recv: &mut RecvStream) -> Result<(Offer, Manifest), ReceiveEr
     }
 }
 
-async fn say_wanted(send: &mut SendStream, layout: &Layout) -> Result<(), FrameError> {
-    let mut pages = layout.wanted.chunks(RUNS_MAX).peekable();
+async fn say_plan(send: &mut impl Outflow, plan: &Plan) -> Result<(), FrameError> {
+    let told = FromReceiver::Plan {
+        bytes: plan.bytes,
+        resumed: plan.resumed,
+        files: plan.whole,
+    };
+    framed::write(send, &told).await?;
+    for part in &plan.parts {
+        for (first, values) in pages_of(&part.claims()) {
+            let index = part.index;
+            framed::write(send, &FromReceiver::Have { index, first, values }).await?;
+        }
+    }
+    let mut pages = plan.wanted.chunks(RUNS_MAX).peekable();
     if pages.peek().is_none() {
         let nothing = FromReceiver::Wanted {
             runs: Vec::new(),
@@ -177,13 +308,33 @@ async fn say_wanted(send: &mut SendStream, layout: &Layout) -> Result<(), FrameE
     Ok(())
 }
 
+/// Runs of chunks that follow each other, each short enough for a message.
+fn pages_of(claims: &[(u32, Value)]) -> Vec<(u32, Vec<Value>)> {
+    let mut pages: Vec<(u32, Vec<Value>)> = Vec::new();
+    let mut next = None;
+    for (chunk, value) in claims {
+        match pages.last_mut() {
+            Some((_, values)) if next == Some(*chunk) && values.len() < VALUES_MAX => values.push(*value),
+            _ => pages.push((*chunk, vec![*value])),
+        }
+        next = chunk.checked_add(1);
+    }
+    pages
+}
+
+/// Run work that touches the disk off the async threads.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| io::Error::other(format!("a task ended early: {error}")))
+}
+
 /// Say something as the last thing on this stream, and see that it gets there, if the other side still listens.
-pub(super) async fn last_word(send: &mut SendStream, message: &FromReceiver) {
+pub(super) async fn last_word(send: &mut impl Outflow, message: &FromReceiver) {
     let said = async {
         framed::write(send, message).await?;
-        // Fails only on a stream that was stopped, and then nobody listens.
-        let _ = send.finish();
-        let _ = send.stopped().await;
+        send.finish();
+        send.settled().await;
         Ok::<(), FrameError>(())
     };
     if tokio::time::timeout(WORD_TIMEOUT, said).await.is_err() {
@@ -204,7 +355,10 @@ pub enum ReceiveError {
     /// The folder for received files cannot be used.
     #[error("cannot write to the folder for received files: {0}")]
     Inbox(io::Error),
-    /// No space is left. What was stored stays, and the file that did not fit stays as a partial file.
+    /// Another process receives the same transfer into the same folder.
+    #[error("another process is receiving these files into the same folder")]
+    Busy,
+    /// No space is left. What was stored stays, and what arrived of other files is kept.
     #[error("the disk is full")]
     DiskFull {
         /// Files that are in their place.
@@ -233,6 +387,9 @@ pub enum ReceiveError {
         /// Files that are not.
         left: u32,
     },
+    /// The same sender began the same transfer anew.
+    #[error("the sender began anew")]
+    Replaced,
     /// The sender lives and sends nothing.
     #[error("the sender sends nothing any more")]
     Stalled,

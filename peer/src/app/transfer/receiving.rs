@@ -1,51 +1,80 @@
 //! The loop of a transfer that was accepted.
 //!
-//! Matches files that arrived with the hashes that the sender tells, puts them in their places, and tells the sender
-//! what became of each. Bounded: at most [`OUTSTANDING_MAX`] files or hashes wait for their other half.
+//! Hears the sender on the control stream and the threads at the disk, decides when a file is whole, asks again for what
+//! is not right, and tells the sender what became of each file.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use quinn::{RecvStream, SendStream};
 use tokio::sync::mpsc;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 
-use super::inbox::{Part, Placed, is_disk_full};
-use super::incoming_file::{Arrival, Shared, blocking, receive_stream};
-use super::messages::{AbortReason, FromReceiver, FromSender, Kind, OUTSTANDING_MAX, Outcome, TransferId};
-use super::receiver::{Place, ReceiveError, Received, last_word};
+use super::arrival::receive_stream;
+use super::desk::{Desk, Job, Notice, is_single, lock};
+use super::inbox::is_disk_full;
+use super::journal::Record;
+use super::keeper;
+use super::messages::{AGAIN_MAX, AbortReason, FromReceiver, FromSender, Outcome, RESULTS_MAX, STREAMS_MAX};
+use super::part::Part;
+use super::plan::{Plan, TAKEN, WANTED};
+use super::receiver::{ReceiveError, Received, blocking, last_word};
+use super::tree::Value;
+use crate::app::flow::{Inflow, Outflow};
 use crate::app::framed::{self, FrameError};
 use crate::app::{Bulk, Event, Listener};
 use crate::session::StreamError;
 
-/// Data streams that are read at once. Several hide the time it takes to bring small files to disk.
-const STREAMS_MAX: usize = 8;
+/// Data streams that are read at once; more than a sender opens, because streams of a transfer that ended before may
+/// still wait to be turned away.
+const STREAMS_READ_MAX: usize = STREAMS_MAX * 2;
 
 /// How long nothing at all may happen in a transfer. A dead connection shows itself earlier; this is for a sender that
 /// lives and does nothing, such as one whose disk hangs.
 const STALL_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// How often the sender hears how far it is: often enough for a bar that moves smoothly.
+const PROGRESS_EVERY: Duration = Duration::from_millis(150);
+
+/// How many chunks of one file may be wrong on arrival before the file is given up. One is a memory error at either end;
+/// this many are a broken machine.
+const WRONG_MAX: usize = 16;
+
+/// How long a sender may take to thank for the summary. Less than another attempt waits for the files of this one.
+const THANKS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Words of the sender that may wait.
+const WORDS_MAX: usize = 64;
+
 /// A transfer under way.
-pub(super) struct Receiving {
-    shared: Arc<Shared>,
-    send: SendStream,
+pub(super) struct Receiving<O> {
+    desk: Arc<Desk>,
+    send: O,
+    listener: Arc<dyn Listener>,
+    started: Instant,
     /// Files without a verdict.
-    open: HashSet<u32>,
-    /// Arrived whole, hash not told yet.
-    arrived: BTreeMap<u32, (Part, [u8; 32])>,
-    /// Hash told, not arrived whole yet.
-    told: BTreeMap<u32, [u8; 32]>,
-    streams: JoinSet<Arrival>,
-    placing: JoinSet<(u32, io::Result<Placed>)>,
+    open: u32,
+    /// Hashes of files of several chunks, as the sender told them, and how many chunks it sent.
+    told: HashMap<u32, (Value, u32)>,
+    wrong: HashMap<u32, usize>,
+    /// Verdicts that the sender does not know yet.
+    results: Vec<(u32, Outcome)>,
+    parts: Vec<Arc<Part>>,
+    /// Bytes of all files that are wanted or there.
+    total: u64,
+    /// Bytes of that which are there from earlier attempts.
+    resumed: u64,
+    /// Bytes that came now and are kept.
+    kept: u64,
+    told_progress: (Instant, u64),
     stored: u32,
     bytes: u64,
     others: Vec<(u32, Outcome)>,
     /// Files at the top, and the names they got.
     names: BTreeMap<u32, String>,
-    hash: Option<[u8; 32]>,
+    hash: Option<Value>,
 }
 
 /// Why the loop ended before its time.
@@ -54,85 +83,356 @@ enum Stop {
     Lost(FrameError),
     Stalled,
     Told,
+    Replaced,
     Protocol(&'static str),
 }
 
 /// What happened next.
-enum Step {
+enum Step<I> {
     Word(Option<Result<FromSender, FrameError>>),
-    Stream(Result<RecvStream, StreamError>),
-    Arrival(Result<Arrival, JoinError>),
-    Placed(Result<(u32, io::Result<Placed>), JoinError>),
-    Stop,
+    Stream(Result<I, StreamError>),
+    StreamEnded(Result<(), JoinError>),
+    Notice(Option<Notice>),
+    Stop { replaced: bool },
 }
 
-impl Receiving {
+impl<O: Outflow> Receiving<O> {
     pub(super) fn new(
-        transfer: TransferId,
-        place: Place,
-        send: SendStream,
+        desk: Arc<Desk>,
+        plan: Plan,
+        send: O,
         listener: Arc<dyn Listener>,
+        started: Instant,
     ) -> Self {
-        let entries = place.manifest.entries();
-        let claimed: Vec<AtomicBool> = entries.iter().map(|_| AtomicBool::new(true)).collect();
-        let mut open = HashSet::new();
-        for run in &place.layout.wanted {
-            open.extend(run.first..run.first.saturating_add(run.count));
-        }
-        let mut others = Vec::new();
-        for (index, (entry, claimed)) in (0..).zip(entries.iter().zip(&claimed)) {
-            match (entry.kind, open.contains(&index)) {
-                (Kind::File, true) => claimed.store(false, Ordering::Relaxed),
-                (Kind::File, false) => others.push((index, Outcome::Kept)),
-                (Kind::Folder, _) => drop(open.remove(&index)),
-            }
-        }
         Self {
-            shared: Arc::new(Shared {
-                transfer,
-                place,
-                claimed,
-                moved: AtomicU64::new(0),
-                listener,
-            }),
+            desk,
             send,
-            open,
-            arrived: BTreeMap::new(),
-            told: BTreeMap::new(),
-            streams: JoinSet::new(),
-            placing: JoinSet::new(),
-            stored: 0,
-            bytes: 0,
-            others,
-            names: BTreeMap::new(),
+            listener,
+            started,
+            open: plan.wanted_files,
+            told: HashMap::new(),
+            wrong: HashMap::new(),
+            results: Vec::new(),
+            parts: plan.parts,
+            total: plan.bytes,
+            resumed: plan.resumed,
+            kept: 0,
+            told_progress: (started, plan.resumed),
+            stored: plan.whole,
+            bytes: plan.whole_bytes,
+            others: plan.others,
+            names: plan.names.into_iter().collect(),
             hash: None,
         }
     }
 
-    /// Receive everything, and tell the sender how it ended.
-    pub(super) async fn run<B: Bulk>(
+    /// Receive everything, and tell the sender how it ended. `stop` says whether another attempt takes over.
+    pub(super) async fn run<B: Bulk<Out = O>>(
         mut self,
         bulk: &B,
-        recv: RecvStream,
-        stop: impl Future<Output = ()> + Send,
+        recv: B::In,
+        mut notices: mpsc::Receiver<Notice>,
+        stop: impl Future<Output = bool> + Send,
     ) -> Result<Received, ReceiveError> {
-        let started = Instant::now();
-        let ended = match self.run_to_end(bulk, recv, stop).await {
-            Ok(()) => self.sync().await.map_err(Stop::Disk),
+        let closing = Closing(Arc::clone(&self.desk));
+        let keeping = Arc::clone(&self.desk);
+        let mut keeper = tokio::task::spawn_blocking(move || keeper::run(&keeping));
+        let checking = (Arc::clone(&self.desk), std::mem::take(&mut self.parts));
+        tokio::task::spawn_blocking(move || check(&checking.0, &checking.1));
+        let (mut words, ears) = listen(recv);
+        let ended = self.run_to_end(bulk, &mut words, &mut notices, stop).await;
+        drop(closing);
+        self.hear_out(&mut keeper, &mut notices).await;
+        let ended = match ended {
+            Ok(()) => self.settle().await.map_err(Stop::Disk),
             Err(stop) => Err(stop),
         };
-        let (stored, left) = (self.stored, u32::try_from(self.open.len()).unwrap_or(u32::MAX));
-        let stop = match ended {
+        match ended {
             Ok(()) => {
-                let summary = FromReceiver::Summary {
-                    stored,
-                    bytes: self.bytes,
-                };
-                last_word(&mut self.send, &summary).await;
-                return Ok(self.received(started.elapsed()));
+                self.sum_up(words).await;
+                drop(ears);
+                Ok(self.received())
             }
-            Err(stop) => stop,
+            Err(stop) => Err(self.stop(stop).await),
+        }
+    }
+
+    async fn run_to_end<B: Bulk<Out = O>>(
+        &mut self,
+        bulk: &B,
+        words: &mut Words,
+        notices: &mut mpsc::Receiver<Notice>,
+        stop: impl Future<Output = bool> + Send,
+    ) -> Result<(), Stop> {
+        let mut stop = std::pin::pin!(stop);
+        let mut streams = JoinSet::new();
+        let mut heard = 0;
+        loop {
+            let step = async {
+                tokio::select! {
+                    replaced = &mut stop => Step::Stop { replaced },
+                    word = words.recv() => Step::Word(word),
+                    stream = bulk.accept_uni(), if streams.len() < STREAMS_READ_MAX => Step::Stream(stream),
+                    Some(ended) = streams.join_next() => Step::StreamEnded(ended),
+                    notice = notices.recv() => Step::Notice(notice),
+                }
+            };
+            match tokio::time::timeout(STALL_TIMEOUT, step).await {
+                Ok(Step::Stream(Ok(stream))) => {
+                    streams.spawn(receive_stream(Arc::clone(&self.desk), stream));
+                }
+                Ok(step) => {
+                    if self.take(step, notices).await? {
+                        return Ok(());
+                    }
+                }
+                // A slow file is not a stalled one.
+                Err(_) => match self.desk.heard.load(Ordering::Relaxed) {
+                    now if now == heard => return Err(Stop::Stalled),
+                    now => heard = now,
+                },
+            }
+        }
+    }
+
+    /// `true` when everything is done.
+    async fn take<I>(&mut self, step: Step<I>, notices: &mut mpsc::Receiver<Notice>) -> Result<bool, Stop> {
+        match step {
+            Step::Stop { replaced: true } => return Err(Stop::Replaced),
+            Step::Stop { replaced: false } => return Err(Stop::Told),
+            Step::Word(Some(Ok(word))) => return self.word(word).await,
+            Step::Word(Some(Err(FrameError::Codec(_)))) => {
+                return Err(Stop::Protocol("a message is malformed"));
+            }
+            Step::Word(Some(Err(error))) => return Err(Stop::Lost(error)),
+            Step::Word(None) | Step::Stream(_) => return Err(Stop::Lost(FrameError::Ended)),
+            Step::StreamEnded(Err(error)) => return Err(Stop::Disk(io::Error::other(error))),
+            Step::StreamEnded(Ok(())) | Step::Notice(None) => {}
+            Step::Notice(Some(notice)) => {
+                self.notice(notice).await?;
+                // Many small files give as many notices; their verdicts share messages.
+                while self.results.len() < RESULTS_MAX
+                    && let Ok(notice) = notices.try_recv()
+                {
+                    self.notice(notice).await?;
+                }
+                self.tell_results().await.map_err(Stop::Lost)?;
+                self.tell_progress().await.map_err(Stop::Lost)?;
+            }
+        }
+        Ok(false)
+    }
+
+    async fn word(&mut self, word: FromSender) -> Result<bool, Stop> {
+        match word {
+            FromSender::FileDone { index, hash, chunks } => {
+                let entry = self.desk.manifest.entry(index);
+                // A verdict may have crossed this word on the way.
+                if entry.is_some_and(|entry| !is_single(entry)) && self.desk.state(index) == WANTED {
+                    self.told.insert(index, (hash, chunks));
+                    self.finish_if_whole(index).await?;
+                }
+            }
+            FromSender::FileFailed { index, .. } => {
+                if self.desk.resolve(index) {
+                    self.verdict(index, Outcome::Incomplete);
+                }
+            }
+            FromSender::End if self.open == 0 => {
+                self.tell_results().await.map_err(Stop::Lost)?;
+                return Ok(true);
+            }
+            FromSender::End => return Err(Stop::Protocol("the end comes before all files")),
+            _ => return Err(Stop::Protocol("a message that does not belong here")),
+        }
+        self.tell_results().await.map_err(Stop::Lost)?;
+        Ok(false)
+    }
+
+    async fn notice(&mut self, notice: Notice) -> Result<(), Stop> {
+        match notice {
+            Notice::Kept { index, bytes } => {
+                self.kept += bytes;
+                self.finish_if_whole(index).await?;
+            }
+            Notice::Replaced { bytes } => self.resumed = self.resumed.saturating_sub(bytes),
+            Notice::Checked { index } => self.finish_if_whole(index).await?,
+            Notice::Placed {
+                index,
+                outcome,
+                name,
+                hash,
+            } => {
+                let entry = self.desk.manifest.entry(index);
+                let (size, single, at_top) =
+                    entry.map_or((0, true, false), |e| (e.size, is_single(e), e.parent == 0));
+                if outcome == Outcome::Stored {
+                    self.bytes += size;
+                    self.kept += if single { size } else { 0 };
+                    self.hash = hash;
+                }
+                if let Some(name) = name.filter(|_| at_top) {
+                    self.names.insert(index, name);
+                }
+                self.verdict(index, outcome);
+            }
+            Notice::Missing { index, chunks, bytes } => self.missing(index, &chunks, bytes).await?,
+            Notice::Disk(error) => return Err(Stop::Disk(error)),
+            Notice::Broken(why) => return Err(Stop::Protocol(why)),
+        }
+        Ok(())
+    }
+
+    /// Chunks that a journal claimed, or that came, are not what the sender has.
+    async fn missing(&mut self, index: u32, chunks: &[u32], bytes: u64) -> Result<(), Stop> {
+        self.resumed = self.resumed.saturating_sub(bytes);
+        if bytes == 0 {
+            let wrong = self.wrong.entry(index).or_default();
+            *wrong += chunks.len();
+            tracing::warn!("a chunk did not arrive as it was sent; it is asked for again");
+            if *wrong > WRONG_MAX {
+                return self.give_up(index).await;
+            }
+        }
+        for page in chunks.chunks(AGAIN_MAX) {
+            let chunks = page.to_vec();
+            let again = FromReceiver::Again { index, chunks };
+            framed::write(&mut self.send, &again).await.map_err(Stop::Lost)?;
+        }
+        Ok(())
+    }
+
+    /// If all chunks of a file are kept and its hash is told, compare, and have it put in its place.
+    async fn finish_if_whole(&mut self, index: u32) -> Result<(), Stop> {
+        let Some((told, sent)) = self.told.get(&index).copied() else {
+            return Ok(());
         };
+        let part = lock(&self.desk.parts).get(&index).map(Arc::clone);
+        let Some(part) = part.filter(|part| part.is_whole(sent)) else {
+            return Ok(());
+        };
+        if part.root() != Some(told) {
+            return self.give_up(index).await;
+        }
+        // From here on nothing is to come for it.
+        if self.desk.change(index, WANTED, TAKEN) {
+            self.told.remove(&index);
+            self.desk.queue.put_now(Job::Finish(part));
+        }
+        Ok(())
+    }
+
+    /// What is there of a file is of no use.
+    async fn give_up(&mut self, index: u32) -> Result<(), Stop> {
+        if !self.desk.resolve(index) {
+            return Ok(());
+        }
+        let desk = Arc::clone(&self.desk);
+        let forgotten = blocking(move || {
+            let key = super::partial::path_key(&desk.manifest, index);
+            lock(&desk.parts).remove(&index);
+            lock(&desk.journal).append(&[Record::Part { key, size: 0 }])?;
+            match desk.partial.remove(&key) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                removed => removed,
+            }
+        });
+        forgotten.await.flatten().map_err(Stop::Disk)?;
+        self.verdict(index, Outcome::HashMismatch);
+        Ok(())
+    }
+
+    fn verdict(&mut self, index: u32, outcome: Outcome) {
+        self.open = self.open.saturating_sub(1);
+        self.told.remove(&index);
+        if outcome == Outcome::Stored {
+            self.stored += 1;
+        } else {
+            self.others.push((index, outcome));
+            let path = self.desk.manifest.joined(index);
+            self.listener.on(Event::File { path, outcome });
+        }
+        self.results.push((index, outcome));
+    }
+
+    async fn tell_results(&mut self) -> Result<(), FrameError> {
+        for page in std::mem::take(&mut self.results).chunks(RESULTS_MAX) {
+            framed::write(&mut self.send, &FromReceiver::Results(page.to_vec())).await?;
+        }
+        Ok(())
+    }
+
+    async fn tell_progress(&mut self) -> Result<(), FrameError> {
+        let bytes = (self.resumed + self.kept).min(self.total);
+        self.listener.on(Event::Progress {
+            bytes,
+            total: self.total,
+        });
+        let (at, told) = self.told_progress;
+        if told == bytes || at.elapsed() < PROGRESS_EVERY {
+            return Ok(());
+        }
+        self.told_progress = (Instant::now(), bytes);
+        framed::write(&mut self.send, &FromReceiver::Progress { bytes }).await
+    }
+
+    /// The keeper ends what it has; what it still says counts.
+    async fn hear_out(&mut self, keeper: &mut JoinHandle<()>, notices: &mut mpsc::Receiver<Notice>) {
+        let mut last = Vec::new();
+        loop {
+            tokio::select! {
+                Some(notice) = notices.recv() => last.push(notice),
+                _ = &mut *keeper => break,
+            }
+        }
+        while let Ok(notice) = notices.try_recv() {
+            last.push(notice);
+        }
+        for notice in last {
+            if matches!(notice, Notice::Placed { .. }) {
+                // Never fails: nothing is said or written for it.
+                let _ = self.notice(notice).await;
+            }
+        }
+    }
+
+    /// Links, times of folders, and everything to disk.
+    async fn settle(&mut self) -> io::Result<()> {
+        let desk = Arc::clone(&self.desk);
+        let failed = blocking(move || {
+            let failed = desk.inbox.make_links(&desk.manifest, &desk.roots, desk.conflict);
+            desk.inbox.settle(&desk.manifest, &desk.roots)?;
+            Ok::<_, io::Error>(failed)
+        });
+        for index in failed.await.flatten()? {
+            let outcome = Outcome::Unwritable;
+            self.others.push((index, outcome));
+            let path = self.desk.manifest.joined(index);
+            self.listener.on(Event::File { path, outcome });
+        }
+        Ok(())
+    }
+
+    /// The last word. When the sender has thanked for it, nothing needs to be kept for another attempt.
+    async fn sum_up(&mut self, mut words: Words) {
+        let (stored, bytes) = (self.stored, self.bytes);
+        let summary = FromReceiver::Summary { stored, bytes };
+        let said = framed::write(&mut self.send, &summary).await;
+        self.send.finish();
+        let thanks = tokio::time::timeout(THANKS_TIMEOUT, words.recv()).await;
+        let thanked = matches!(thanks, Ok(Some(Ok(FromSender::Thanks))));
+        let complete = self.others.iter().all(|(_, outcome)| *outcome == Outcome::Kept);
+        if said.is_ok() && thanked && complete {
+            let desk = Arc::clone(&self.desk);
+            // A failure leaves a journal that says that everything is there.
+            let _ = blocking(move || desk.partial.clear()).await;
+        }
+    }
+
+    async fn stop(self, stop: Stop) -> ReceiveError {
+        let (stored, left, mut send) = (self.stored, self.open, self.send);
+        // Another attempt may wait for the files, and the sender may be gone.
+        drop(self.desk);
         let (reason, error) = match stop {
             Stop::Disk(error) if is_disk_full(&error) => {
                 (AbortReason::DiskFull, ReceiveError::DiskFull { stored, left })
@@ -140,220 +440,59 @@ impl Receiving {
             Stop::Disk(error) => (AbortReason::Disk, ReceiveError::Inbox(error)),
             Stop::Stalled => (AbortReason::Stopped, ReceiveError::Stalled),
             Stop::Told => (AbortReason::Stopped, ReceiveError::Stopped { stored, left }),
+            Stop::Replaced => (AbortReason::Replaced, ReceiveError::Replaced),
             Stop::Protocol(why) => (AbortReason::Protocol, ReceiveError::Protocol(why)),
-            Stop::Lost(error) => return Err(ReceiveError::Interrupted { error, stored, left }),
+            Stop::Lost(error) => return ReceiveError::Interrupted { error, stored, left },
         };
-        last_word(&mut self.send, &FromReceiver::Abort(reason)).await;
-        Err(error)
-    }
-
-    async fn run_to_end<B: Bulk>(
-        &mut self,
-        bulk: &B,
-        recv: RecvStream,
-        stop: impl Future<Output = ()> + Send,
-    ) -> Result<(), Stop> {
-        let mut stop = std::pin::pin!(stop);
-        let (mut words, _ears) = listen(recv);
-        let mut moved = 0;
-        loop {
-            let step = async {
-                tokio::select! {
-                    () = &mut stop => Step::Stop,
-                    word = words.recv() => Step::Word(word),
-                    stream = bulk.accept_uni(), if self.streams.len() < STREAMS_MAX => Step::Stream(stream),
-                    Some(arrival) = self.streams.join_next() => Step::Arrival(arrival),
-                    Some(placed) = self.placing.join_next() => Step::Placed(placed),
-                }
-            };
-            match tokio::time::timeout(STALL_TIMEOUT, step).await {
-                Ok(step) => {
-                    if self.take(step).await? {
-                        return Ok(());
-                    }
-                }
-                // A large file may take long, as long as it grows.
-                Err(_) => match self.shared.moved.load(Ordering::Relaxed) {
-                    now if now == moved => return Err(Stop::Stalled),
-                    now => moved = now,
-                },
-            }
-        }
-    }
-
-    /// `true` when everything is done.
-    async fn take(&mut self, step: Step) -> Result<bool, Stop> {
-        match step {
-            Step::Stop => return Err(Stop::Told),
-            Step::Word(Some(Ok(FromSender::FileDone { index, hash }))) => self.told(index, hash)?,
-            Step::Word(Some(Ok(FromSender::FileFailed { index, .. }))) => self.failed(index).await?,
-            Step::Word(Some(Ok(FromSender::End))) if self.open.is_empty() => return Ok(true),
-            Step::Word(Some(Ok(FromSender::End))) => {
-                return Err(Stop::Protocol("the end comes before all files"));
-            }
-            Step::Word(Some(Ok(_))) => return Err(Stop::Protocol("a second offer")),
-            Step::Word(Some(Err(FrameError::Codec(_)))) => {
-                return Err(Stop::Protocol("a message is malformed"));
-            }
-            Step::Word(Some(Err(error))) => return Err(Stop::Lost(error)),
-            Step::Word(None) | Step::Stream(Err(_)) => return Err(Stop::Lost(FrameError::Ended)),
-            Step::Stream(Ok(stream)) => {
-                self.streams
-                    .spawn(receive_stream(Arc::clone(&self.shared), stream));
-            }
-            Step::Arrival(Ok(arrival)) => self.arrival(arrival).await?,
-            Step::Placed(Ok((index, placed))) => self.placed(index, placed).await?,
-            Step::Arrival(Err(error)) | Step::Placed(Err(error)) => {
-                return Err(Stop::Disk(io::Error::other(error)));
-            }
-        }
-        Ok(false)
-    }
-
-    fn told(&mut self, index: u32, hash: [u8; 32]) -> Result<(), Stop> {
-        if !self.open.contains(&index) {
-            // Its verdict crossed this word on the way, or it was never asked for; nothing hangs on it.
-            return Ok(());
-        }
-        if let Some((part, own)) = self.arrived.remove(&index) {
-            self.place(index, part, own, hash);
-            return Ok(());
-        }
-        if self.told.insert(index, hash).is_some() || self.told.len() > OUTSTANDING_MAX {
-            return Err(Stop::Protocol("too many hashes without their files"));
-        }
-        Ok(())
-    }
-
-    async fn failed(&mut self, index: u32) -> Result<(), Stop> {
-        if !self.open.contains(&index) {
-            return Ok(());
-        }
-        if let Some(claimed) = self.shared.claimed.get(index as usize) {
-            claimed.store(true, Ordering::Relaxed);
-        }
-        if let Some((part, _)) = self.arrived.remove(&index) {
-            discard(part).await;
-        }
-        self.resolve(index, Outcome::Incomplete).await
-    }
-
-    async fn arrival(&mut self, arrival: Arrival) -> Result<(), Stop> {
-        match arrival {
-            Arrival::Whole { index, part, .. } if !self.open.contains(&index) => discard(part).await,
-            Arrival::Whole { index, part, hash } => {
-                if let Some(told) = self.told.remove(&index) {
-                    self.place(index, part, hash, told);
-                } else {
-                    self.arrived.insert(index, (part, hash));
-                }
-                if self.arrived.len() > OUTSTANDING_MAX {
-                    return Err(Stop::Protocol("too many files without their hashes"));
-                }
-            }
-            Arrival::Cut => {}
-            Arrival::Disk { index, error } => self.disk_trouble(index, error).await?,
-            Arrival::Broken(why) => return Err(Stop::Protocol(why)),
-        }
-        Ok(())
-    }
-
-    /// Compare and, if it is what was sent, bring the file to its place.
-    fn place(&mut self, index: u32, part: Part, own: [u8; 32], told: [u8; 32]) {
-        let conflict = self.shared.place.conflict;
-        self.hash = Some(own);
-        self.placing.spawn(async move {
-            let work = move || {
-                if own == told {
-                    part.place(conflict)
-                } else {
-                    part.discard().map(|()| Placed::Mismatch)
-                }
-            };
-            (index, blocking(work).await.flatten())
-        });
-    }
-
-    async fn placed(&mut self, index: u32, placed: io::Result<Placed>) -> Result<(), Stop> {
-        match placed {
-            Ok(Placed::Stored(name)) => {
-                if let Some(entry) = self.shared.place.manifest.entries().get(index as usize) {
-                    self.bytes += entry.size;
-                    if entry.path.len() == 1 {
-                        self.names.insert(index, name);
-                    }
-                }
-                self.resolve(index, Outcome::Stored).await
-            }
-            Ok(Placed::Kept) => self.resolve(index, Outcome::Kept).await,
-            Ok(Placed::Mismatch) => self.resolve(index, Outcome::HashMismatch).await,
-            Err(error) => self.disk_trouble(index, error).await,
-        }
-    }
-
-    /// A full disk ends the transfer; a file that cannot be written for another reason does not stop the others.
-    async fn disk_trouble(&mut self, index: u32, error: io::Error) -> Result<(), Stop> {
-        if is_disk_full(&error) {
-            return Err(Stop::Disk(error));
-        }
-        tracing::warn!(%error, "a file cannot be written");
-        if self.open.contains(&index) {
-            self.resolve(index, Outcome::Unwritable).await?;
-        }
-        Ok(())
-    }
-
-    async fn resolve(&mut self, index: u32, outcome: Outcome) -> Result<(), Stop> {
-        self.open.remove(&index);
-        self.told.remove(&index);
-        if outcome == Outcome::Stored {
-            self.stored += 1;
+        let word = FromReceiver::Abort(reason);
+        if reason == AbortReason::Replaced {
+            // Its sender is most likely dead, and waiting for it would keep others waiting.
+            let _ = framed::write(&mut send, &word).await;
+            send.finish();
         } else {
-            self.others.push((index, outcome));
-            let entry = self.shared.place.manifest.entries().get(index as usize);
-            let path = entry.map_or_else(String::new, |entry| entry.path.join("/"));
-            self.shared.listener.on(Event::File { path, outcome });
+            last_word(&mut send, &word).await;
         }
-        let result = FromReceiver::FileResult { index, outcome };
-        framed::write(&mut self.send, &result).await.map_err(Stop::Lost)
+        error
     }
 
-    async fn sync(&self) -> io::Result<()> {
-        let place = self.shared.place.clone();
-        blocking(move || place.inbox.sync(&place.layout, &place.manifest)).await?
-    }
-
-    fn received(self, took: Duration) -> Received {
-        let place = &self.shared.place;
-        let roots = (0..)
-            .zip(place.manifest.entries())
-            .filter(|(_, entry)| entry.path.len() == 1);
+    fn received(self) -> Received {
+        let desk = &self.desk;
+        let manifest = &desk.manifest;
+        let roots = manifest.indexed().filter(|(_, entry)| entry.parent == 0);
         let places = roots
-            .filter_map(|(index, entry)| match (entry.kind, self.names.get(&index)) {
-                (Kind::File, None) => None,
-                (_, name) => Some(
-                    place
-                        .inbox
-                        .shown_path(&place.layout, entry, name.map(String::as_str)),
-                ),
+            .filter_map(|(index, entry)| {
+                let name = self.names.get(&index).map(String::as_str);
+                let is_file = entry.kind == super::messages::Kind::File;
+                let there = !is_file || name.is_some();
+                there.then(|| desk.inbox.shown_path(manifest, &desk.roots, index, name))
             })
             .collect();
         Received {
             stored: self.stored,
             bytes: self.bytes,
+            resumed: self.resumed,
             places,
-            took,
-            hash: self.hash.filter(|_| self.stored == 1),
+            took: self.started.elapsed(),
+            hash: self.hash.filter(|_| manifest.files() == 1),
             others: self.others,
         }
+    }
+}
+
+/// Ends the threads of a transfer whose loop is over, or was dropped in the middle.
+struct Closing(Arc<Desk>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.queue.close();
     }
 }
 
 type Words = mpsc::Receiver<Result<FromSender, FrameError>>;
 
 /// Read the control stream in a task of its own, because reading a message half is not to be undone.
-fn listen(mut recv: RecvStream) -> (Words, JoinSet<()>) {
-    let (heard, words) = mpsc::channel(OUTSTANDING_MAX);
+fn listen(mut recv: impl Inflow) -> (Words, JoinSet<()>) {
+    let (heard, words) = mpsc::channel(WORDS_MAX);
     let mut ears = JoinSet::new();
     ears.spawn(async move {
         loop {
@@ -367,8 +506,16 @@ fn listen(mut recv: RecvStream) -> (Words, JoinSet<()>) {
     (words, ears)
 }
 
-async fn discard(part: Part) {
-    if let Err(error) = blocking(move || part.discard()).await.flatten() {
-        tracing::debug!(%error, "a partial file could not be deleted");
+/// Compare what a journal claims of parts with what is in them.
+fn check(desk: &Desk, parts: &[Arc<Part>]) {
+    for part in parts {
+        let index = part.index;
+        let (chunks, bytes) = part.check(|| !desk.queue.is_closed());
+        if !chunks.is_empty() && !desk.tell(Notice::Missing { index, chunks, bytes }) {
+            return;
+        }
+        if !desk.tell(Notice::Checked { index }) {
+            return;
+        }
     }
 }

@@ -1,26 +1,27 @@
 //! The sending side of a transfer.
 //!
-//! A thread reads and hashes the files one after the other; a task writes what it reads into streams; another hears
-//! what the receiver says of each file. Files follow each other without waiting for the receiver's verdict, up to
-//! [`OUTSTANDING_MAX`] of them.
+//! A few data streams, each with a thread that reads and hashes ahead of a task that writes; one task speaks on the
+//! control stream, another hears what the receiver says of each file. Nothing waits for a verdict: what is bounded is what
+//! the receiver takes in before it is safe on its disk.
 
-use std::fs::{File, OpenOptions};
-use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use quinn::{RecvStream, SendStream, VarInt, WriteError};
-use tokio::sync::{Semaphore, mpsc};
+use knothole_proto::wire::codec;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
+use super::jobs::Jobs;
+use super::limit::Limit;
 use super::messages::{
-    AbortReason, DataHeader, Entry, FromReceiver, FromSender, Kind, OUTSTANDING_MAX, Outcome, PAGE_LEN_MAX,
-    Refused, Run, STREAM_CANCELLED, SourceTrouble, TransferId,
+    AbortReason, DataHeader, ENTRIES_MAX, Entry, FromReceiver, FromSender, Kind, Outcome, PAGE_LEN_MAX,
+    Refused, Run, STREAMS_MAX, TransferId,
 };
 use super::scan::Sources;
-use super::{BLOCK_LEN, BLOCKS_WAITING};
+use super::source::{self, Pool, Read};
+use super::tree::{Geometry, Value};
+use crate::app::flow::{Inflow, Outflow};
 use crate::app::framed::{self, FrameError};
 use crate::app::{Bulk, Event, Listener};
 use crate::session::StreamError;
@@ -31,97 +32,123 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a receiver's last word may be behind the end of its streams.
 const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long the receiver may take to bring the last files to its disk: what a slow disk has in its queue.
+const SUMMARY_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Buffers between the thread that reads and the task that writes, of 1 MiB each.
+const READ_AHEAD: usize = 2;
+
+/// Words that may wait for the control stream.
+const WORDS_MAX: usize = 64;
+
+/// Most values of chunks that a receiver may claim to have: 16 MiB of them.
+const CLAIMS_MAX: usize = 524_288;
+
+/// How to send.
+#[derive(Clone, Debug)]
+pub struct Sending {
+    /// Ties streams together; drawn at random.
+    pub transfer: TransferId,
+    /// Most bytes a second.
+    pub limit: Option<Limit>,
+}
+
 /// How a transfer ended for the sender.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sent {
-    /// Files in their place at the receiver, verified there.
+    /// Files in their place at the receiver, verified there, those of earlier attempts included.
     pub stored: u32,
     /// Their bytes.
     pub bytes: u64,
-    /// Files that are not, by entry, and why.
+    /// Bytes that were there from earlier attempts and did not have to go again.
+    pub resumed: u64,
+    /// Files that are not in their place, by entry, and why.
     pub others: Vec<(u32, Outcome)>,
     /// From the receiver's yes to its last word.
     pub took: Duration,
-    /// BLAKE3 of the file, if there was one file only.
-    pub hash: Option<[u8; 32]>,
+    /// BLAKE3 of the file, if there was one file only and it was read now.
+    pub hash: Option<Value>,
 }
 
 /// Send everything in `sources` over a connection whose control stream is open already.
 ///
 /// # Errors
-/// Any [`SendError`]. Files that the receiver confirmed before stay where they are.
+/// Any [`SendError`]. Files that the receiver confirmed before stay where they are, and it keeps what arrived of others.
 pub async fn send<B: Bulk>(
     bulk: &B,
-    control: (SendStream, RecvStream),
+    control: (B::Out, B::In),
     sources: Arc<Sources>,
-    transfer: TransferId,
+    sending: Sending,
     listener: Arc<dyn Listener>,
 ) -> Result<Sent, SendError> {
     let (mut send, mut recv) = control;
-    let wanted = offer(&mut send, &mut recv, &sources, transfer, &*listener).await?;
+    let answer = offer(&mut send, &mut recv, &sources, sending.transfer, &*listener).await?;
     let started = Instant::now();
-    let files = wanted_files(&sources, &wanted)?;
-    let total = files.iter().map(|(_, entry)| entry.size).sum();
-    listener.on(Event::Accepted { bytes: total });
+    let (bytes, resumed) = (answer.bytes, answer.resumed);
+    listener.on(Event::Accepted { bytes, resumed });
+    let files = wanted_files(&sources, &answer.wanted)?;
+    let jobs = Arc::new(Jobs::new(&sources.manifest, files, answer.claims));
 
-    let (blocks, pieces) = mpsc::channel(BLOCKS_WAITING);
-    let indices: Vec<u32> = files.iter().map(|(index, _)| *index).collect();
-    let reading = Arc::clone(&sources);
-    tokio::task::spawn_blocking(move || read_files(&reading, &indices, &blocks));
-
-    let window = Semaphore::new(OUTSTANDING_MAX);
-    let mut pump = Pump {
-        bulk,
-        control: &mut send,
-        window: &window,
-        listener: &*listener,
+    let (words, waiting) = mpsc::channel(WORDS_MAX);
+    let mut verdicts = Verdicts {
+        jobs: &jobs,
         sources: &sources,
-        transfer,
-        moved: 0,
-        total,
+        listener: &*listener,
+        total: bytes,
+        others: Vec::new(),
+        stored: answer.files,
+    };
+    let pump = Pump {
+        bulk: bulk.clone(),
+        jobs: Arc::clone(&jobs),
+        sources: Arc::clone(&sources),
+        sending,
+        words,
+        pool: Pool::default(),
+    };
+    let mut speaker = Speaker {
+        send: &mut send,
         hash: None,
     };
-    let mut verdicts = Verdicts {
-        left: files.len(),
-        others: Vec::new(),
-        stored: 0,
+    let work = async {
+        // The speaker ends when the last stream has dropped its end of the channel.
+        let (pumped, spoken) = tokio::join!(pump_all(pump), speaker.run(waiting));
+        spoken.and(pumped)
     };
-    run_both(
-        pump.run(pieces),
-        verdicts.run(&mut recv, &window, &sources, &*listener),
-    )
-    .await?;
-    let hash = pump.hash.filter(|_| files.len() == 1);
-
-    framed::write(&mut send, &FromSender::End).await?;
-    let FromReceiver::Summary { stored, bytes } = framed::expect(&mut recv).await? else {
-        return Err(SendError::Protocol);
-    };
-    if stored != verdicts.stored {
-        return Err(SendError::Protocol);
-    }
-    // Fails only if the receiver has closed the stream already.
-    let _ = send.finish();
+    run_both(work, verdicts.run(&mut recv)).await?;
+    let hash = speaker.hash.filter(|_| sources.manifest.files() == 1);
+    let (stored, others) = (verdicts.stored, verdicts.others);
+    let bytes = farewell(&mut send, &mut recv, stored).await?;
     Ok(Sent {
         stored,
         bytes,
-        others: verdicts.others,
+        resumed,
+        others,
         took: started.elapsed(),
         hash,
     })
 }
 
+/// What the receiver wants, and what it has.
+struct Answer {
+    bytes: u64,
+    resumed: u64,
+    files: u32,
+    wanted: Vec<Run>,
+    claims: HashMap<u32, BTreeMap<u32, Value>>,
+}
+
 /// Announce everything and wait for what the receiver wants of it.
 async fn offer(
-    send: &mut SendStream,
-    recv: &mut RecvStream,
+    send: &mut impl Outflow,
+    recv: &mut impl Inflow,
     sources: &Sources,
     transfer: TransferId,
     listener: &dyn Listener,
-) -> Result<Vec<Run>, SendError> {
+) -> Result<Answer, SendError> {
     let announced = announce(send, sources, transfer).await;
     listener.on(Event::Offered);
-    let answer = tokio::time::timeout(ANSWER_TIMEOUT, read_answer(recv))
+    let answer = tokio::time::timeout(ANSWER_TIMEOUT, read_answer(recv, sources))
         .await
         .map_err(|_| SendError::NoAnswer)?;
     // A receiver that declines early stops listening: its answer says more than the broken stream.
@@ -131,7 +158,11 @@ async fn offer(
     }
 }
 
-async fn announce(send: &mut SendStream, sources: &Sources, transfer: TransferId) -> Result<(), FrameError> {
+async fn announce(
+    send: &mut impl Outflow,
+    sources: &Sources,
+    transfer: TransferId,
+) -> Result<(), FrameError> {
     framed::write(send, &FromSender::Offer(sources.manifest.offer(transfer))).await?;
     let mut entries = sources.manifest.entries();
     loop {
@@ -147,43 +178,89 @@ async fn announce(send: &mut SendStream, sources: &Sources, transfer: TransferId
 
 /// As many entries as fit a page, at least one.
 fn page_of(entries: &[Entry]) -> Vec<Entry> {
-    /// Upper bound of what an entry takes besides its names: four numbers and two lengths.
-    const FIXED_LEN: usize = 40;
-    /// Upper bound of the length in front of a name.
-    const NAME_OVERHEAD: usize = 3;
+    /// Upper bound of what an entry takes besides its texts: six numbers, two lengths, a kind.
+    const FIXED_LEN: usize = 48;
     let mut len = 0;
     let fits = entries.iter().take_while(|entry| {
-        let names: usize = entry.path.iter().map(|name| name.len() + NAME_OVERHEAD).sum();
+        let target = match &entry.kind {
+            Kind::Link { target } => target.len(),
+            _ => 0,
+        };
         let first = len == 0;
-        len += FIXED_LEN + names;
+        len += FIXED_LEN + entry.name.len() + target;
         first || len <= PAGE_LEN_MAX
     });
     fits.cloned().collect()
 }
 
-async fn read_answer(recv: &mut RecvStream) -> Result<Vec<Run>, SendError> {
-    let mut wanted = Vec::new();
+async fn read_answer(recv: &mut impl Inflow, sources: &Sources) -> Result<Answer, SendError> {
+    let first = framed::expect(recv).await?;
+    let FromReceiver::Plan {
+        bytes,
+        resumed,
+        files,
+    } = first
+    else {
+        return Err(match first {
+            FromReceiver::Decline(why) => SendError::Declined(why),
+            FromReceiver::Abort(why) => SendError::Aborted { why, stored: 0 },
+            _ => SendError::Protocol,
+        });
+    };
+    let mut answer = Answer {
+        bytes,
+        resumed,
+        files,
+        wanted: Vec::new(),
+        claims: HashMap::new(),
+    };
+    let mut claims = 0;
     loop {
         match framed::expect(recv).await? {
-            FromReceiver::Wanted { runs, last } => {
-                // Disjoint runs cannot be more than entries: a list that grows past that never ends.
-                if runs.is_empty() && !last || wanted.len() > super::messages::ENTRIES_MAX as usize {
+            FromReceiver::Have { index, first, values } => {
+                claims += values.len();
+                if claims > CLAIMS_MAX || !answer.claim(sources, index, first, values) {
                     return Err(SendError::Protocol);
                 }
-                wanted.extend(runs);
+            }
+            FromReceiver::Wanted { runs, last } => {
+                // Disjoint runs cannot be more than entries: a list that grows past that never ends.
+                if runs.is_empty() && !last || answer.wanted.len() > ENTRIES_MAX as usize {
+                    return Err(SendError::Protocol);
+                }
+                answer.wanted.extend(runs);
                 if last {
-                    return Ok(wanted);
+                    return Ok(answer);
                 }
             }
-            FromReceiver::Decline(why) => return Err(SendError::Declined(why)),
             FromReceiver::Abort(why) => return Err(SendError::Aborted { why, stored: 0 }),
             _ => return Err(SendError::Protocol),
         }
     }
 }
 
+impl Answer {
+    /// `false` if there are no such chunks.
+    fn claim(&mut self, sources: &Sources, index: u32, first: u32, values: Vec<Value>) -> bool {
+        let entry = sources.manifest.entry(index);
+        let Some(entry) = entry.filter(|entry| entry.kind == Kind::File) else {
+            return false;
+        };
+        let count = u32::try_from(values.len()).unwrap_or(u32::MAX);
+        let end = first.checked_add(count);
+        if values.is_empty() || end.is_none_or(|end| end > Geometry::new(entry.size).chunks()) {
+            return false;
+        }
+        self.claims
+            .entry(index)
+            .or_default()
+            .extend((first..).zip(values));
+        true
+    }
+}
+
 /// The files within the runs, which must be ascending and within the list.
-fn wanted_files<'a>(sources: &'a Sources, runs: &[Run]) -> Result<Vec<(u32, &'a Entry)>, SendError> {
+fn wanted_files(sources: &Sources, runs: &[Run]) -> Result<Vec<u32>, SendError> {
     let entries = sources.manifest.entries();
     let mut files = Vec::new();
     let mut next = 0;
@@ -195,229 +272,214 @@ fn wanted_files<'a>(sources: &'a Sources, runs: &[Run]) -> Result<Vec<(u32, &'a 
         next = end;
         let slice = entries.get(run.first as usize..end as usize);
         let slice = slice.ok_or(SendError::Protocol)?;
-        files.extend(
-            (run.first..)
-                .zip(slice)
-                .filter(|(_, entry)| entry.kind == Kind::File),
-        );
+        let of_files = (run.first..)
+            .zip(slice)
+            .filter(|(_, entry)| entry.kind == Kind::File);
+        files.extend(of_files.map(|(index, _)| index));
     }
     Ok(files)
 }
 
-/// What the reading thread hands over.
-enum Piece {
-    Begin(u32),
-    Data(Bytes),
-    Done(u32, [u8; 32]),
-    Failed(u32, SourceTrouble),
+/// Moves what is read into data streams.
+#[derive(Clone)]
+struct Pump<B> {
+    bulk: B,
+    jobs: Arc<Jobs>,
+    sources: Arc<Sources>,
+    sending: Sending,
+    words: mpsc::Sender<FromSender>,
+    pool: Pool,
 }
 
-/// Read and hash these files, in order, until done or until nobody listens any more.
-fn read_files(sources: &Sources, indices: &[u32], pieces: &mpsc::Sender<Piece>) {
-    for &index in indices {
-        let at = index as usize;
-        let (Some(entry), Some(place)) = (sources.manifest.entries().get(at), sources.places.get(at)) else {
-            return;
-        };
-        if read_file(index, entry.size, place, pieces).is_none() {
-            return;
-        }
+async fn pump_all<B: Bulk>(pump: Pump<B>) -> Result<(), SendError> {
+    let mut streams = JoinSet::new();
+    for _ in 0..STREAMS_MAX {
+        streams.spawn(pump.clone().run());
     }
-}
-
-/// `None` if nobody listens any more.
-fn read_file(index: u32, size: u64, place: &Path, pieces: &mpsc::Sender<Piece>) -> Option<()> {
-    let say = |piece| pieces.blocking_send(piece).ok();
-    let mut file = match open_plain(place) {
-        Ok(file) => file,
-        Err(_) => return say(Piece::Failed(index, SourceTrouble::Unreadable)),
-    };
-    say(Piece::Begin(index))?;
-    let mut hasher = blake3::Hasher::new();
-    let mut left = size;
-    while left > 0 {
-        let want = left.min(BLOCK_LEN as u64);
-        let mut block = Vec::with_capacity(usize::try_from(want).unwrap_or(BLOCK_LEN));
-        match (&mut file).take(want).read_to_end(&mut block) {
-            Ok(0) => return say(Piece::Failed(index, SourceTrouble::Shrank)),
-            Ok(read) => left -= read as u64,
-            Err(_) => return say(Piece::Failed(index, SourceTrouble::Unreadable)),
-        }
-        hasher.update(&block);
-        say(Piece::Data(block.into()))?;
+    drop(pump);
+    while let Some(ended) = streams.join_next().await {
+        ended.map_err(|_| SendError::Broken)??;
     }
-    say(Piece::Done(index, *hasher.finalize().as_bytes()))
+    Ok(())
 }
 
-/// Open a file that was a plain file when it was listed: not through a link, and without waiting at a pipe.
-fn open_plain(place: &Path) -> std::io::Result<File> {
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits().cast_signed())
-        .open(place)?;
-    if !file.metadata()?.is_file() {
-        return Err(std::io::ErrorKind::InvalidInput.into());
-    }
-    Ok(file)
-}
-
-/// The stream of the file that is being read.
-enum Outgoing {
-    /// No file has begun.
-    Closed,
-    /// The receiver listens.
-    Open(SendStream),
-    /// The receiver does not want the rest.
-    Unwanted,
-}
-
-/// Writes what the reading thread reads.
-struct Pump<'a, B> {
-    bulk: &'a B,
-    control: &'a mut SendStream,
-    window: &'a Semaphore,
-    listener: &'a dyn Listener,
-    sources: &'a Sources,
-    transfer: TransferId,
-    moved: u64,
-    total: u64,
-    hash: Option<[u8; 32]>,
-}
-
-impl<B: Bulk> Pump<'_, B> {
-    async fn run(&mut self, mut pieces: mpsc::Receiver<Piece>) -> Result<(), SendError> {
-        let mut stream = Outgoing::Closed;
-        while let Some(piece) = pieces.recv().await {
-            match piece {
-                Piece::Begin(index) => {
-                    self.take_place().await?;
-                    stream = Outgoing::Open(self.begin(index).await?);
-                }
-                Piece::Data(block) => self.data(&mut stream, block).await?,
-                Piece::Done(index, hash) => {
-                    if let Outgoing::Open(mut done) = std::mem::replace(&mut stream, Outgoing::Closed) {
-                        // Fails only on a stream that the receiver stopped; its verdict comes.
-                        let _ = done.finish();
+impl<B: Bulk> Pump<B> {
+    /// One stream, opened when there is something for it.
+    async fn run(self) -> Result<(), SendError> {
+        let mut stream = None;
+        while let Some(job) = self.jobs.next().await {
+            let (out, mut read) = mpsc::channel(READ_AHEAD);
+            let (sources, jobs, pool) = (
+                Arc::clone(&self.sources),
+                Arc::clone(&self.jobs),
+                self.pool.clone(),
+            );
+            tokio::task::spawn_blocking(move || {
+                source::read(&sources, job, &pool, &out, &|index| jobs.is_over(index));
+            });
+            while let Some(read) = read.recv().await {
+                match read {
+                    Read::Wire(bytes) => {
+                        let stream = match &mut stream {
+                            Some(stream) => stream,
+                            None => stream.insert(self.open().await?),
+                        };
+                        self.write(stream, bytes).await?;
                     }
-                    self.hash = Some(hash);
-                    framed::write(self.control, &FromSender::FileDone { index, hash }).await?;
-                }
-                Piece::Failed(index, why) => {
-                    match std::mem::replace(&mut stream, Outgoing::Closed) {
-                        // Fails only on a stream that the receiver stopped.
-                        Outgoing::Open(mut broken) => drop(broken.reset(VarInt::from_u32(STREAM_CANCELLED))),
-                        Outgoing::Unwanted => {}
-                        Outgoing::Closed => self.take_place().await?,
+                    Read::Done(index, hash, chunks) => {
+                        self.say(FromSender::FileDone { index, hash, chunks }).await?;
                     }
-                    framed::write(self.control, &FromSender::FileFailed { index, why }).await?;
+                    Read::Failed(index, why) => self.say(FromSender::FileFailed { index, why }).await?,
                 }
             }
         }
+        if let Some(mut stream) = stream {
+            stream.finish();
+        }
         Ok(())
     }
 
-    /// Wait until fewer than [`OUTSTANDING_MAX`] files are without a verdict.
-    async fn take_place(&self) -> Result<(), SendError> {
-        let place = self.window.acquire().await;
-        place.map_err(|_| SendError::Protocol)?.forget();
-        Ok(())
-    }
-
-    async fn begin(&self, index: u32) -> Result<SendStream, SendError> {
-        let entry = self.sources.manifest.entries().get(index as usize);
-        let header = DataHeader {
-            transfer: self.transfer,
-            index,
-            offset: 0,
-            length: entry.map_or(0, |entry| entry.size),
-        };
+    async fn open(&self) -> Result<B::Out, SendError> {
         let mut stream = self.bulk.open_uni().await?;
-        match framed::write(&mut stream, &header).await {
-            Ok(()) | Err(FrameError::Write(WriteError::Stopped(_))) => Ok(stream),
-            Err(error) => Err(error.into()),
-        }
+        let transfer = self.sending.transfer;
+        framed::write(&mut stream, &DataHeader { transfer }).await?;
+        Ok(stream)
     }
 
-    async fn data(&mut self, stream: &mut Outgoing, block: Bytes) -> Result<(), SendError> {
-        self.moved += block.len() as u64;
-        if let Outgoing::Open(open) = stream {
-            match open.write_chunk(block).await {
-                Ok(()) => {}
-                // The receiver does not want the rest; the file is read to its end all the same, and the verdict comes.
-                Err(WriteError::Stopped(_)) => *stream = Outgoing::Unwanted,
-                Err(error) => return Err(FrameError::from(error).into()),
-            }
+    async fn write(&self, stream: &mut B::Out, mut bytes: bytes::Bytes) -> Result<(), SendError> {
+        let Some(limit) = &self.sending.limit else {
+            return Ok(stream.write(bytes).await?);
+        };
+        while !bytes.is_empty() {
+            let slice = bytes.split_to(limit.slice_len().min(bytes.len()));
+            limit.take(slice.len() as u64).await;
+            stream.write(slice).await?;
         }
-        self.listener.on(Event::Progress {
-            bytes: self.moved,
-            total: self.total,
-        });
+        Ok(())
+    }
+
+    async fn say(&self, word: FromSender) -> Result<(), SendError> {
+        self.words.send(word).await.map_err(|_| SendError::Broken)
+    }
+}
+
+/// Says what the streams have to say on the control stream.
+struct Speaker<'a, O> {
+    send: &'a mut O,
+    hash: Option<Value>,
+}
+
+impl<O: Outflow> Speaker<'_, O> {
+    async fn run(&mut self, mut words: mpsc::Receiver<FromSender>) -> Result<(), SendError> {
+        while let Some(word) = words.recv().await {
+            if let FromSender::FileDone { hash, .. } = word {
+                self.hash = Some(hash);
+            }
+            let mut bytes = codec::encode_framed(&word).map_err(FrameError::from)?;
+            while let Ok(more) = words.try_recv() {
+                bytes.extend(codec::encode_framed(&more).map_err(FrameError::from)?);
+                if let FromSender::FileDone { hash, .. } = more {
+                    self.hash = Some(hash);
+                }
+            }
+            self.send.write(bytes.into()).await?;
+        }
         Ok(())
     }
 }
 
 /// Hears what became of each file.
-struct Verdicts {
-    left: usize,
+struct Verdicts<'a> {
+    jobs: &'a Jobs,
+    sources: &'a Sources,
+    listener: &'a dyn Listener,
+    total: u64,
     others: Vec<(u32, Outcome)>,
     stored: u32,
 }
 
-impl Verdicts {
-    async fn run(
-        &mut self,
-        recv: &mut RecvStream,
-        window: &Semaphore,
-        sources: &Sources,
-        listener: &dyn Listener,
-    ) -> Result<(), SendError> {
-        while self.left > 0 {
-            let message = match framed::expect(recv).await {
-                Ok(message) => message,
-                Err(error) => {
-                    return Err(SendError::Interrupted {
-                        error,
-                        stored: self.stored,
-                    });
-                }
-            };
-            match message {
-                FromReceiver::FileResult { index, outcome } => {
-                    let entry = sources.manifest.entries().get(index as usize);
-                    let entry = entry.ok_or(SendError::Protocol)?;
-                    self.left -= 1;
-                    window.add_permits(1);
-                    if outcome == Outcome::Stored {
-                        self.stored += 1;
-                    } else {
-                        self.others.push((index, outcome));
-                        let path = entry.path.join("/");
-                        listener.on(Event::File { path, outcome });
+impl Verdicts<'_> {
+    async fn run(&mut self, recv: &mut impl Inflow) -> Result<(), SendError> {
+        while self.jobs.left() > 0 {
+            let stored = self.stored;
+            let message = framed::expect(recv).await;
+            match message.map_err(|error| SendError::Interrupted { error, stored })? {
+                FromReceiver::Results(results) => {
+                    for (index, outcome) in results {
+                        self.result(index, outcome)?;
                     }
                 }
-                FromReceiver::Abort(why) => {
-                    return Err(SendError::Aborted {
-                        why,
-                        stored: self.stored,
-                    });
+                FromReceiver::Again { index, chunks } => {
+                    if !self.jobs.again(&self.sources.manifest, index, chunks) {
+                        return Err(SendError::Protocol);
+                    }
                 }
+                FromReceiver::Progress { bytes } => {
+                    let (bytes, total) = (bytes.min(self.total), self.total);
+                    self.listener.on(Event::Progress { bytes, total });
+                }
+                FromReceiver::Abort(why) => return Err(SendError::Aborted { why, stored }),
                 _ => return Err(SendError::Protocol),
             }
         }
         Ok(())
     }
+
+    fn result(&mut self, index: u32, outcome: Outcome) -> Result<(), SendError> {
+        if !self.jobs.verdict(index) {
+            return Err(SendError::Protocol);
+        }
+        if outcome == Outcome::Stored {
+            self.stored += 1;
+        } else {
+            self.others.push((index, outcome));
+            let path = self.sources.manifest.joined(index);
+            self.listener.on(Event::File { path, outcome });
+        }
+        Ok(())
+    }
+}
+
+/// Say that it is the end, hear the summary, and thank for it. Returns the bytes that are in place.
+async fn farewell(send: &mut impl Outflow, recv: &mut impl Inflow, stored: u32) -> Result<u64, SendError> {
+    framed::write(send, &FromSender::End).await?;
+    let summary = async {
+        loop {
+            match framed::expect(recv).await {
+                Ok(FromReceiver::Progress { .. }) => {}
+                other => return other,
+            }
+        }
+    };
+    let summary = tokio::time::timeout(SUMMARY_TIMEOUT, summary).await;
+    let summary = summary.unwrap_or(Err(FrameError::Ended));
+    let bytes = match summary.map_err(|error| SendError::Interrupted { error, stored })? {
+        FromReceiver::Summary { stored: told, bytes } if told == stored => bytes,
+        FromReceiver::Abort(why) => return Err(SendError::Aborted { why, stored }),
+        _ => return Err(SendError::Protocol),
+    };
+    // Without thanks the receiver remembers for a while that everything is there.
+    if framed::write(send, &FromSender::Thanks).await.is_ok() {
+        send.finish();
+        if tokio::time::timeout(LAST_WORD_TIMEOUT, send.settled())
+            .await
+            .is_err()
+        {
+            tracing::debug!("the receiver did not take the thanks");
+        }
+    }
+    Ok(bytes)
 }
 
 /// Run both to their ends. When writing breaks off, the receiver's last word says why, if it comes soon.
 async fn run_both(
-    pump: impl Future<Output = Result<(), SendError>>,
+    work: impl Future<Output = Result<(), SendError>>,
     verdicts: impl Future<Output = Result<(), SendError>>,
 ) -> Result<(), SendError> {
-    let mut pump = std::pin::pin!(pump);
+    let mut work = std::pin::pin!(work);
     let mut verdicts = std::pin::pin!(verdicts);
     tokio::select! {
-        pumped = &mut pump => match pumped {
+        worked = &mut work => match worked {
             Ok(()) => verdicts.await,
             Err(error) => match tokio::time::timeout(LAST_WORD_TIMEOUT, verdicts).await {
                 Ok(Err(better)) => Err(better),
@@ -425,7 +487,7 @@ async fn run_both(
             },
         },
         heard = &mut verdicts => match heard {
-            Ok(()) => pump.await,
+            Ok(()) => work.await,
             Err(error) => Err(error),
         },
     }
@@ -463,6 +525,9 @@ pub enum SendError {
     /// No stream could be opened.
     #[error(transparent)]
     Stream(#[from] StreamError),
+    /// A task of this side ended before its time.
+    #[error("a part of this program ended before its time")]
+    Broken,
     /// The receiver said something that makes no sense here.
     #[error("the other side does not keep to the protocol; are both of the same version?")]
     Protocol,
@@ -483,33 +548,39 @@ fn abort_sentence(why: AbortReason) -> &'static str {
         AbortReason::DiskFull => "its disk is full",
         AbortReason::Disk => "its disk does not take what is written",
         AbortReason::Stopped => "its person stopped it",
+        AbortReason::Replaced => "it was begun anew from this machine",
         AbortReason::Protocol => "it says that this side does not keep to the protocol",
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use knothole_proto::wire::codec;
-
     use super::*;
-    use crate::app::transfer::names::PATH_LEN_MAX;
 
-    fn entry(path: Vec<String>) -> Entry {
+    fn entry(name: String, kind: Kind) -> Entry {
         Entry {
-            path,
-            kind: Kind::File,
+            parent: u32::MAX,
+            name,
+            kind,
             size: u64::MAX,
             mode: u32::MAX,
             modified_ns: i64::MIN,
+            stamp: u64::MAX,
         }
     }
 
     #[test]
     fn pages_hold_all_entries_and_each_fits_a_message() {
-        let deep = |n: usize| vec!["x".repeat(PATH_LEN_MAX / 64 - 1); n % 64 + 1];
-        let wide = |n: usize| vec!["y".repeat(n % 255 + 1)];
         let entries: Vec<Entry> = (0..2000)
-            .map(|n| entry(if n % 3 == 0 { deep(n) } else { wide(n) }))
+            .map(|n| {
+                let target = "t".repeat(n * 37 % 4096);
+                let kind = if n % 7 == 0 {
+                    Kind::Link { target }
+                } else {
+                    Kind::File
+                };
+                entry("y".repeat(n % 255 + 1), kind)
+            })
             .collect();
         let mut left = entries.as_slice();
         let mut pages = 0;
@@ -524,7 +595,7 @@ mod tests {
             };
             assert!(codec::encode_framed(&message).is_ok());
         }
-        assert!(pages < 400, "{pages} pages for 2000 entries");
+        assert!(pages < 150, "{pages} pages for 2000 entries");
         assert_eq!(page_of(&[]), []);
     }
 }

@@ -157,13 +157,6 @@ pub(crate) const HOSTILE: &[&str] = &[
     "..hidden",
     ".env",
     ".\\x",
-    "x.knothole-part",
-    ".knothole-part",
-    "X.KNOTHOLE-PART",
-    "x.Knothole-Part",
-    "x.knothole\u{200b}-part",
-    "y.knothole-part.",
-    "y.knothole-part ",
     "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\
      xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\
      xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",

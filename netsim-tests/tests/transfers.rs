@@ -1,0 +1,292 @@
+//! Transfers between real processes on loopback: killed at random moments and gone on with, by code, to several machines,
+//! through pipes.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation)] // also in the helpers
+
+#[allow(dead_code)] // another suite uses the rest
+#[path = "cli/support.rs"]
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::{Running, World, done_of, fails, noise, stderr, stdout};
+
+/// Kills unless `KNOTHOLE_KILLS` says another number.
+const KILLS: u32 = 12;
+
+/// What may go again after a kill, in bytes.
+const AGAIN_MAX: u64 = 16 * 1024 * 1024;
+
+/// Rate of the transfers that are killed: one takes some seconds.
+const LIMIT: &str = "25MB/s";
+
+#[test]
+fn whoever_is_killed_when_the_same_command_goes_on_and_nothing_is_wrong_or_twice() {
+    let kills = std::env::var("KNOTHOLE_KILLS").map_or(KILLS, |text| text.parse().unwrap());
+    let seed = std::env::var("KNOTHOLE_SEED").map_or(1, |text| text.parse().unwrap());
+    let mut dice = Dice(seed);
+    let (mut done, mut again) = (0, 0);
+    while done < kills {
+        let mut story = Story::new();
+        // A few kills each, or the last ones would come when all is there.
+        for _ in 0..6.min(kills - done) {
+            again += story.kill(&mut dice, seed);
+            done += 1;
+        }
+        story.end(seed);
+    }
+    eprintln!("{done} kills, {again} bytes went again, seed {seed}");
+}
+
+struct Story {
+    world: World,
+    tree: String,
+    desk: support::Machine,
+    nas: support::Machine,
+    /// The receiver, if it outlived the last attempt.
+    up: Option<Running>,
+    /// Bytes that were said to be verified when the last attempt ended.
+    verified: u64,
+}
+
+impl Story {
+    fn new() -> Self {
+        let world = World::start();
+        let (desk, nas) = world.pair();
+        let tree = world.path("tree");
+        fs::create_dir_all(format!("{tree}/small")).unwrap();
+        fs::write(format!("{tree}/large"), noise(60_000_001)).unwrap();
+        fs::write(format!("{tree}/larger"), noise(40_000_000)).unwrap();
+        for n in 0..300 {
+            fs::write(format!("{tree}/small/{n}"), noise(n * 100)).unwrap();
+        }
+        Self {
+            world,
+            tree,
+            desk,
+            nas,
+            up: None,
+            verified: 0,
+        }
+    }
+
+    fn start(&mut self) -> (Running, Running) {
+        let up = self.up.take();
+        let up = up.unwrap_or_else(|| self.nas.up(&["--inbox", &self.world.path("in")]));
+        let send = ["send", &self.tree, "--to", "nas", "--limit", LIMIT, "--json"];
+        (up, self.desk.spawn(&send))
+    }
+
+    /// One attempt, killed; how many bytes the one before had verified and this one had to have again.
+    fn kill(&mut self, dice: &mut Dice, seed: u64) -> u64 {
+        let (mut up, mut sends) = self.start();
+        let resumed = sends.wait_for("accepted")["resumed_bytes"].as_u64().unwrap();
+        let lost = self.verified.saturating_sub(resumed);
+        assert!(
+            lost <= AGAIN_MAX,
+            "seed {seed}: {lost} bytes of {} again",
+            self.verified
+        );
+        let until = Instant::now() + Duration::from_millis(dice.below(700));
+        self.verified = resumed;
+        while Instant::now() < until {
+            let event = sends.wait_for("transfer");
+            self.verified = event["bytes"].as_u64().unwrap();
+        }
+        match dice.below(3) {
+            // The sender would try to go on for a while; it goes with its value.
+            0 => up.kill(),
+            // The receiver does not know yet that the sender is gone when the next one comes.
+            1 => {
+                sends.kill();
+                self.up = Some(up);
+            }
+            _ => {
+                up.kill();
+                sends.kill();
+            }
+        }
+        drop(sends);
+        self.check_names(seed);
+        lost
+    }
+
+    /// An attempt that is left alone.
+    fn end(&mut self, seed: u64) {
+        let (mut up, mut sends) = self.start();
+        let done = sends.wait_for("done");
+        assert_eq!(sends.finish(), 0);
+        assert_eq!(done["verified"], true);
+        up.wait_for("disconnected");
+        self.check_names(seed);
+        assert!(
+            files(Path::new(&self.tree)) == files(Path::new(&self.world.path("in/tree"))),
+            "seed {seed}"
+        );
+        let left: Vec<_> = fs::read_dir(self.world.path("in"))
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
+        assert_eq!(left, ["tree"], "seed {seed}");
+    }
+
+    /// Whatever has its name is what was sent.
+    fn check_names(&self, seed: u64) {
+        let sent = files(Path::new(&self.tree));
+        let arrived = Path::new(&self.world.path("in")).join("tree");
+        if !arrived.exists() {
+            return;
+        }
+        for (name, content) in files(&arrived) {
+            assert!(sent.get(&name) == Some(&content), "seed {seed}: {name} is wrong");
+        }
+    }
+}
+
+#[test]
+fn a_code_brings_a_file_to_a_machine_that_is_not_paired_once() {
+    let world = World::start();
+    let (desk, lap, third) = (
+        world.machine("desk"),
+        world.machine("lap"),
+        world.machine("third"),
+    );
+    let file = world.file("photo.raw", &noise(3_000_000));
+    let mut sends = desk.spawn(&["send", &file, "--server", &world.url, "--json"]);
+    let told = sends.wait_for("code");
+    let code = told["code"].as_str().unwrap();
+    assert_eq!(told["command"].as_str().unwrap(), format!("knothole recv {code}"));
+    let out = world.path("out");
+    let unseen = lap.run(&["recv", code, "-o", &out, "--server", &world.url]);
+    fails(&unseen, 9, &["terminal", "--yes"]);
+    let args = ["recv", "-", "-o", &out, "--server", &world.url, "--yes", "--json"];
+    let received = lap.run_with_stdin(&args, &format!("{code}\n"));
+    assert_eq!(received.status.code(), Some(0), "{}", stderr(&received));
+    let sent = sends.wait_for("done");
+    assert_eq!(sends.finish(), 0);
+    assert_eq!(sent["blake3"], done_of(&received)["blake3"]);
+    assert!(fs::read(world.path("out/photo.raw")).unwrap() == noise(3_000_000));
+    let again = third.run(&["recv", code, "-o", &out, "--server", &world.url, "--yes"]);
+    fails(&again, 6, &["used before", "new code"]);
+    for machine in [&desk, &lap] {
+        assert_eq!(
+            stdout(&machine.run(&["peers"])),
+            "",
+            "nobody is paired afterwards"
+        );
+    }
+}
+
+#[test]
+fn one_command_sends_to_several_machines() {
+    let world = World::start();
+    let (desk, nas) = world.pair();
+    let lap = world.machine("lap");
+    world.introduce(&desk, "desk", &lap, "lap");
+    let _nas = nas.up(&["--inbox", &world.path("nas-in")]);
+    let _lap = lap.up(&["--inbox", &world.path("lap-in")]);
+    let file = world.file("f", &noise(2_000_000));
+    let sent = desk.run(&["send", &file, "--to", "nas", "--to", "lap", "--json"]);
+    assert_eq!(sent.status.code(), Some(0), "{}", stderr(&sent));
+    let text = stdout(&sent);
+    let events = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let mut done: Vec<_> = events
+        .filter(|event| event["event"] == "done")
+        .map(|event| event["peer"].as_str().unwrap().to_owned())
+        .collect();
+    done.sort();
+    assert_eq!(done, ["lap", "nas"]);
+    for inbox in ["nas-in/f", "lap-in/f"] {
+        assert!(fs::read(world.path(inbox)).unwrap() == noise(2_000_000));
+    }
+}
+
+#[test]
+fn what_comes_from_a_pipe_goes_into_a_pipe() {
+    let world = World::start();
+    let (desk, nas) = world.pair();
+    let (received, sent) = std::thread::scope(|scope| {
+        let receiving = scope.spawn(|| nas.run(&["recv", "-o", "-"]));
+        // Until it is there, whoever sends is told that nobody is.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let sent = loop {
+            let sent = desk.run_with_stdin(
+                &["send", "-", "--as", "words.txt", "--to", "nas"],
+                "over and out\n",
+            );
+            if sent.status.code() != Some(5) || Instant::now() > deadline {
+                break sent;
+            }
+        };
+        (receiving.join().unwrap(), sent)
+    });
+    assert_eq!(sent.status.code(), Some(0), "{}", stderr(&sent));
+    assert_eq!(received.status.code(), Some(0), "{}", stderr(&received));
+    assert_eq!(stdout(&received), "over and out\n");
+    assert!(
+        stderr(&received).contains("received words.txt"),
+        "{}",
+        stderr(&received)
+    );
+    fails(&desk.run(&["send", "-", "x", "--to", "nas"]), 2, &["stdin"]);
+}
+
+#[test]
+fn thirty_thousand_files_take_little_memory_at_the_receiver() {
+    let world = World::start();
+    let (desk, nas) = world.pair();
+    let tree = world.path("tree");
+    for n in 0..30_000_u32 {
+        let folder = format!("{tree}/{}", n / 1000);
+        if n % 1000 == 0 {
+            fs::create_dir_all(&folder).unwrap();
+        }
+        fs::write(format!("{folder}/{n}"), n.to_string()).unwrap();
+    }
+    let up = nas.up(&["--inbox", &world.path("in")]);
+    let sent = desk.run(&["send", &tree, "--to", "nas", "--json"]);
+    assert_eq!(sent.status.code(), Some(0), "{}", stderr(&sent));
+    let peak = up.peak_memory();
+    eprintln!(
+        "30000 files in {} s, {peak} bytes at most",
+        done_of(&sent)["seconds"]
+    );
+    assert!(peak < 100_000_000, "{peak} bytes");
+    assert!(files(Path::new(&tree)) == files(Path::new(&world.path("in/tree"))));
+}
+
+/// Numbers from a seed (an LCG of Knuth's; its upper bits are what is used).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+}
+
+/// Every file below a folder, by its path there.
+fn files(root: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+                found.insert(name, fs::read(&path).unwrap());
+            }
+        }
+    }
+    found
+}

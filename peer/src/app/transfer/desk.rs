@@ -1,0 +1,255 @@
+//! What the tasks and threads of one transfer share at the receiver, and the queue between them.
+//!
+//! Threads at the data streams write and compare; one thread ([`super::keeper`]) brings what they wrote to disk and into
+//! the journal; the loop of the transfer hears of both. The queue to the keeper holds a bounded number of bytes: what a
+//! crash may cost is bounded by it.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::mpsc;
+
+use super::inbox::{Conflict, Inbox, Roots, Seen};
+use super::journal::{Journal, Record};
+use super::limit::Limit;
+use super::manifest::Manifest;
+use super::messages::{Entry, Kind, Outcome, TransferId};
+use super::part::Part;
+use super::partial::{Partial, path_key};
+use super::plan::{RESOLVED, TAKEN, UNWANTED, WANTED};
+use super::tree::{Geometry, Value};
+
+/// Bytes that may be written and not in the journal yet. What a crash costs besides is a chunk of each stream and what
+/// was on its way; all together stay below 16 MiB.
+pub(super) const UNKEPT_MAX: u64 = 6 * 1024 * 1024;
+
+/// Files and chunks that may wait for the keeper: how many small files become safe in one go at most.
+const QUEUE_MAX: usize = 1024;
+
+/// Files of several chunks that are open at once. An honest sender has one a stream, and those it resumes.
+const PARTS_MAX: usize = 64;
+
+/// What the loop of the transfer hears.
+#[derive(Debug)]
+pub(super) enum Notice {
+    /// So many bytes of this file are kept now.
+    Kept { index: u32, bytes: u64 },
+    /// A file came to its place, or not.
+    Placed {
+        index: u32,
+        outcome: Outcome,
+        name: Option<String>,
+        hash: Option<Value>,
+    },
+    /// These chunks are not there, or not what the sender said; they take so many bytes.
+    Missing {
+        index: u32,
+        chunks: Vec<u32>,
+        bytes: u64,
+    },
+    /// A chunk with so many bytes that was there from an earlier attempt is another one now.
+    Replaced { bytes: u64 },
+    /// Something changed that the file may have been waiting for.
+    Checked { index: u32 },
+    /// The disk does not take any more.
+    Disk(io::Error),
+    /// A stream holds what was not announced.
+    Broken(&'static str),
+}
+
+/// Work for the keeper.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// A chunk of a file was written.
+    Chunk {
+        part: Arc<Part>,
+        chunk: u32,
+        value: Value,
+    },
+    /// A file of one chunk was written.
+    Small { index: u32, seen: Seen, hash: Value },
+    /// A file of several chunks is whole.
+    Finish(Arc<Part>),
+}
+
+/// Everything that is shared.
+pub(super) struct Desk {
+    pub(super) transfer: TransferId,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) manifest: Arc<Manifest>,
+    pub(super) roots: Roots,
+    pub(super) partial: Partial,
+    pub(super) journal: Mutex<Journal>,
+    pub(super) conflict: Conflict,
+    pub(super) states: Vec<AtomicU8>,
+    pub(super) ours: HashMap<u32, (String, Seen)>,
+    pub(super) parts: Mutex<HashMap<u32, Arc<Part>>>,
+    pub(super) queue: Queue,
+    pub(super) notices: mpsc::Sender<Notice>,
+    pub(super) limit: Option<Limit>,
+    /// Bytes that came in on data streams, of whatever kind.
+    pub(super) heard: AtomicU64,
+}
+
+impl Desk {
+    /// The file that data is for, if any may come for it. `Ok(None)`: its fate is decided, the data is of no use.
+    pub(super) fn file(&self, index: u32) -> Result<Option<&Entry>, &'static str> {
+        let entry = self
+            .manifest
+            .entry(index)
+            .filter(|entry| entry.kind == Kind::File);
+        let entry = entry.ok_or("data of a file that is not in the list")?;
+        match self.state(index) {
+            UNWANTED => Err("data of a file that was not asked for"),
+            RESOLVED => Ok(None),
+            _ => Ok(Some(entry)),
+        }
+    }
+
+    pub(super) fn state(&self, index: u32) -> u8 {
+        let state = self.states.get(index as usize);
+        state.map_or(UNWANTED, |state| state.load(Ordering::SeqCst))
+    }
+
+    /// `true` if it was in the first state and is now in the second.
+    pub(super) fn change(&self, index: u32, from: u8, to: u8) -> bool {
+        let state = self.states.get(index as usize);
+        state.is_some_and(|state| {
+            state
+                .compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst)
+                .is_ok()
+        })
+    }
+
+    /// The fate of a file is decided. `false`: it was before.
+    pub(super) fn resolve(&self, index: u32) -> bool {
+        let (wanted, taken) = (
+            self.change(index, WANTED, RESOLVED),
+            self.change(index, TAKEN, RESOLVED),
+        );
+        wanted || taken
+    }
+
+    /// The part of a file of several chunks, begun if it was not yet.
+    pub(super) fn part(&self, index: u32, entry: &Entry) -> io::Result<Result<Arc<Part>, &'static str>> {
+        let mut parts = lock(&self.parts);
+        if let Some(part) = parts.get(&index) {
+            return Ok(Ok(Arc::clone(part)));
+        }
+        if parts.len() >= PARTS_MAX {
+            return Ok(Err("too many large files at once"));
+        }
+        let key = path_key(&self.manifest, index);
+        let file = self.partial.create(&key, entry.mode)?;
+        let disk = self.inbox.disk();
+        disk.set_len(&file, entry.size)?;
+        disk.sync_folder(self.partial.folder())?;
+        // A former file of this path is gone, and with it whatever the journal says of it.
+        let size = entry.size;
+        lock(&self.journal).append(&[Record::Part { key, size: 0 }, Record::Part { key, size }])?;
+        let part = Arc::new(Part::new(index, key, size, file, true, std::iter::empty()));
+        parts.insert(index, Arc::clone(&part));
+        Ok(Ok(part))
+    }
+
+    /// Tell the loop; `false` if it is over.
+    pub(super) fn tell(&self, notice: Notice) -> bool {
+        self.notices.blocking_send(notice).is_ok()
+    }
+}
+
+/// Jobs on their way to the keeper.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    state: Mutex<QueueState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct QueueState {
+    jobs: VecDeque<Job>,
+    /// Bytes in the queue and in the hands of the keeper.
+    bytes: u64,
+    closed: bool,
+}
+
+impl Job {
+    pub(super) fn bytes(&self) -> u64 {
+        match self {
+            Self::Chunk { part, chunk, .. } => part.geometry.len(*chunk),
+            Self::Small { seen, .. } => seen.size,
+            Self::Finish(_) => 0,
+        }
+    }
+}
+
+impl Queue {
+    /// Hand over a job; waits while too much is not kept. `false` if the transfer is over.
+    pub(super) fn put(&self, job: Job) -> bool {
+        let bytes = job.bytes();
+        let mut state = lock(&self.state);
+        while !state.closed
+            && (state.jobs.len() >= QUEUE_MAX || (state.bytes > 0 && state.bytes + bytes > UNKEPT_MAX))
+        {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.closed {
+            return false;
+        }
+        state.bytes += bytes;
+        state.jobs.push_back(job);
+        self.changed.notify_all();
+        true
+    }
+
+    /// Hand over a job without waiting; of these there are never more than open parts.
+    pub(super) fn put_now(&self, job: Job) {
+        let mut state = lock(&self.state);
+        state.bytes += job.bytes();
+        state.jobs.push_back(job);
+        self.changed.notify_all();
+    }
+
+    /// Everything that waits; `None` when nothing will come any more.
+    pub(super) fn take_all(&self) -> Option<Vec<Job>> {
+        let mut state = lock(&self.state);
+        while state.jobs.is_empty() {
+            if state.closed {
+                return None;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let jobs = state.jobs.drain(..).collect();
+        self.changed.notify_all();
+        Some(jobs)
+    }
+
+    /// So many bytes are kept.
+    pub(super) fn done(&self, bytes: u64) {
+        let mut state = lock(&self.state);
+        state.bytes = state.bytes.saturating_sub(bytes);
+        self.changed.notify_all();
+    }
+
+    /// Nothing more is taken; what waits is still kept.
+    pub(super) fn close(&self) {
+        lock(&self.state).closed = true;
+        self.changed.notify_all();
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        lock(&self.state).closed
+    }
+}
+
+/// Is the whole file one chunk?
+pub(super) fn is_single(entry: &Entry) -> bool {
+    Geometry::new(entry.size).is_single()
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A thread that panicked ends the transfer; what it left is checked by the next attempt.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,161 @@
+//! Streams in memory: a connection that can break after any byte.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use tokio::sync::{Mutex, mpsc, watch};
+
+use crate::app::Bulk;
+use crate::app::flow::{Inflow, Outflow};
+use crate::app::framed::FrameError;
+use crate::session::StreamError;
+
+/// Writes that may wait in a stream.
+const IN_FLIGHT_MAX: usize = 16;
+
+/// What both ends share.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    /// Bytes until it breaks.
+    budget: AtomicI64,
+    dead: watch::Sender<bool>,
+    /// Bytes that were read from streams in one direction.
+    pub(crate) data: AtomicU64,
+}
+
+impl Wire {
+    pub(crate) fn cut(&self) {
+        self.dead.send_replace(true);
+    }
+}
+
+/// One end of a connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Memory {
+    wire: Arc<Wire>,
+    opened: mpsc::Sender<MemoryIn>,
+    accepted: Arc<Mutex<mpsc::Receiver<MemoryIn>>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct MemoryOut {
+    wire: Arc<Wire>,
+    sender: Option<mpsc::Sender<Bytes>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct MemoryIn {
+    wire: Arc<Wire>,
+    receiver: mpsc::Receiver<Bytes>,
+    rest: Bytes,
+    is_data: bool,
+}
+
+pub(crate) type Control = (MemoryOut, MemoryIn);
+
+/// Both ends of a connection and of a stream in two directions; it breaks after so many bytes.
+pub(crate) fn connection(budget: i64) -> (Arc<Wire>, [(Memory, Control); 2]) {
+    let wire = Arc::new(Wire {
+        budget: AtomicI64::new(budget),
+        dead: watch::Sender::new(false),
+        data: AtomicU64::new(0),
+    });
+    let ((to_far, at_far), (to_near, at_near)) = (mpsc::channel(64), mpsc::channel(64));
+    let end = |opened, accepted| Memory {
+        wire: Arc::clone(&wire),
+        opened,
+        accepted: Arc::new(Mutex::new(accepted)),
+    };
+    let (near, far) = (end(to_far, at_near), end(to_near, at_far));
+    let (near_out, far_in) = stream(&wire, false);
+    let (far_out, near_in) = stream(&wire, false);
+    (wire, [(near, (near_out, near_in)), (far, (far_out, far_in))])
+}
+
+fn stream(wire: &Arc<Wire>, is_data: bool) -> (MemoryOut, MemoryIn) {
+    let (sender, receiver) = mpsc::channel(IN_FLIGHT_MAX);
+    let out = MemoryOut {
+        wire: Arc::clone(wire),
+        sender: Some(sender),
+    };
+    let into = MemoryIn {
+        wire: Arc::clone(wire),
+        receiver,
+        rest: Bytes::new(),
+        is_data,
+    };
+    (out, into)
+}
+
+async fn unless_dead<T>(wire: &Wire, work: impl Future<Output = T>) -> Result<T, FrameError> {
+    let mut dead = wire.dead.subscribe();
+    tokio::select! {
+        biased;
+        _ = dead.wait_for(|dead| *dead) => Err(FrameError::Ended),
+        done = work => Ok(done),
+    }
+}
+
+impl Outflow for MemoryOut {
+    async fn write(&mut self, mut bytes: Bytes) -> Result<(), FrameError> {
+        let wire = Arc::clone(&self.wire);
+        let length = i64::try_from(bytes.len()).unwrap();
+        let before = wire.budget.fetch_sub(length, Ordering::SeqCst);
+        let breaks = before < length;
+        if breaks {
+            bytes.truncate(usize::try_from(before.max(0)).unwrap());
+        }
+        let sender = self.sender.as_ref().ok_or(FrameError::Ended)?;
+        let sent = unless_dead(&wire, sender.send(bytes)).await?;
+        if breaks {
+            wire.cut();
+        }
+        sent.map_err(|_| FrameError::Ended)
+    }
+
+    fn finish(&mut self) {
+        self.sender = None;
+    }
+
+    async fn settled(&mut self) {}
+}
+
+impl Inflow for MemoryIn {
+    async fn read(&mut self, into: &mut [u8]) -> Result<Option<usize>, FrameError> {
+        while self.rest.is_empty() {
+            match unless_dead(&self.wire, self.receiver.recv()).await? {
+                Some(bytes) => self.rest = bytes,
+                None => return Ok(None),
+            }
+        }
+        let bytes = self.rest.split_to(self.rest.len().min(into.len()));
+        into[..bytes.len()].copy_from_slice(&bytes);
+        if self.is_data {
+            self.wire.data.fetch_add(bytes.len() as u64, Ordering::SeqCst);
+        }
+        Ok(Some(bytes.len()))
+    }
+
+    fn refuse(&mut self, _code: u32) {
+        self.receiver.close();
+    }
+}
+
+impl Bulk for Memory {
+    type Out = MemoryOut;
+    type In = MemoryIn;
+
+    async fn open_uni(&self) -> Result<MemoryOut, StreamError> {
+        let (out, into) = stream(&self.wire, true);
+        let opened = unless_dead(&self.wire, self.opened.send(into)).await;
+        opened.ok().and_then(Result::ok).ok_or(StreamError::Ended)?;
+        Ok(out)
+    }
+
+    async fn accept_uni(&self) -> Result<MemoryIn, StreamError> {
+        let mut accepted = self.accepted.lock().await;
+        let next = unless_dead(&self.wire, accepted.recv()).await;
+        next.ok().flatten().ok_or(StreamError::Ended)
+    }
+}

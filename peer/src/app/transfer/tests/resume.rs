@@ -1,0 +1,387 @@
+//! Attempts that go on where others stopped, one case at a time.
+
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::*;
+use crate::app::framed;
+use crate::app::transfer::disk::{Act, Disk, Fate};
+use crate::app::transfer::messages::{FromReceiver, FromSender, Piece};
+use crate::app::transfer::tree::Geometry;
+
+const MIB: usize = 1024 * 1024;
+
+fn noise(len: usize) -> Vec<u8> {
+    Dice(5).bytes(len)
+}
+
+/// An attempt that breaks after so many bytes, and what it said.
+async fn broken(place: &Place, names: &[&str], budget: usize) {
+    let paths: Vec<_> = names.iter().map(|name| place.out(name)).collect();
+    let sources = Arc::new(scan(&paths).unwrap());
+    let (sent, received) = place
+        .both_of(sources, Conflict::Rename, i64::try_from(budget).unwrap())
+        .await;
+    assert!(sent.is_err() && received.is_err(), "{sent:?} {received:?}");
+}
+
+/// An attempt that does not, and how many bytes came on data streams.
+async fn undisturbed(place: &Place, names: &[&str]) -> (Sent, Received, u64) {
+    let paths: Vec<_> = names.iter().map(|name| place.out(name)).collect();
+    let sources = Arc::new(scan(&paths).unwrap());
+    let (wire, [near, far]) = memory::connection(i64::MAX);
+    let (sent, received) = tokio::join!(
+        send_over(near, sources, Arc::default()),
+        receive_over(far, place.open(), terms(Conflict::Rename), Arc::default()),
+    );
+    (sent.unwrap(), received.unwrap(), wire.data.load(Ordering::SeqCst))
+}
+
+/// Headers of pieces, at most.
+const OVERHEAD: u64 = 10_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_command_goes_on_with_the_chunks_that_are_missing() {
+    let place = Place::new();
+    fs::write(place.out("f"), noise(8 * MIB)).unwrap();
+    broken(&place, &["f"], 5 * MIB + MIB / 2).await;
+    assert_eq!(place.received(), [".knothole-partial"]);
+    let (sent, received, came) = undisturbed(&place, &["f"]).await;
+    assert_eq!(sent.resumed, received.resumed);
+    assert!(received.resumed >= 1 << 20, "{}", received.resumed);
+    assert!(came + received.resumed <= (8 << 20) + OVERHEAD);
+    assert!(fs::read(place.inbox("f")).unwrap() == noise(8 * MIB));
+    assert_eq!(place.received(), ["f"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_were_whole_are_not_sent_again_and_keep_their_names() {
+    let place = Place::new();
+    fs::create_dir(place.out("d")).unwrap();
+    for n in 0..100 {
+        fs::write(place.out(&format!("d/{n:03}")), noise(20_000 + n)).unwrap();
+    }
+    // Somebody else's folder of that name: the attempts share another one.
+    fs::create_dir(place.inbox("d")).unwrap();
+    broken(&place, &["d"], MIB).await;
+    broken(&place, &["d"], MIB / 3).await;
+    let (sent, _, came) = undisturbed(&place, &["d"]).await;
+    assert_eq!((sent.stored, sent.others.len()), (100, 0));
+    assert!(
+        came + sent.resumed <= sent.bytes + OVERHEAD && sent.resumed > 0,
+        "{came} {sent:?}"
+    );
+    assert_eq!(place.received(), ["d", "d (1)"]);
+    assert!(tree(&place.inbox("d (1)")) == tree(&place.out("d")));
+    // That was the end of it: once more is a new transfer.
+    let (sent, ..) = undisturbed(&place, &["d"]).await;
+    assert_eq!(sent.resumed, 0);
+    assert_eq!(place.received(), ["d", "d (1)", "d (2)"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_file_that_changed_only_what_changed_is_sent() {
+    let place = Place::new();
+    let mut bytes = noise(10 * MIB);
+    fs::write(place.out("f"), &bytes).unwrap();
+    broken(&place, &["f"], 8 * MIB).await;
+    bytes[1000] ^= 1;
+    bytes.extend(noise(100));
+    fs::write(place.out("f"), &bytes).unwrap();
+    let (sent, _, came) = undisturbed(&place, &["f"]).await;
+    assert!(sent.resumed >= 1 << 20, "{sent:?}");
+    assert!(
+        came <= sent.bytes - sent.resumed + (1 << 20) + OVERHEAD,
+        "{came} {sent:?}"
+    );
+    assert!(fs::read(place.inbox("f")).unwrap() == bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_file_that_was_in_place_and_changed_only_what_changed_is_sent() {
+    let place = Place::new();
+    let mut bytes = noise(6 * MIB);
+    fs::write(place.out("a"), &bytes).unwrap();
+    fs::write(place.out("b"), noise(60 * MIB)).unwrap();
+    broken(&place, &["a", "b"], 45 * MIB).await;
+    assert!(fs::read(place.inbox("a")).unwrap() == bytes);
+    bytes[3 * MIB] ^= 1;
+    fs::write(place.out("a"), &bytes).unwrap();
+    let (sent, _, came) = undisturbed(&place, &["a", "b"]).await;
+    assert!(
+        came <= sent.bytes - sent.resumed + (1 << 20) + OVERHEAD,
+        "{came} {sent:?}"
+    );
+    assert_eq!(sent.stored, 2);
+    assert!(fs::read(place.inbox("a")).unwrap() == bytes);
+    assert_eq!(place.received(), ["a", "b"], "the former version is gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_somebody_touched_meanwhile_stays_and_the_new_one_gets_a_number() {
+    let place = Place::new();
+    fs::write(place.out("a"), "from the sender").unwrap();
+    fs::write(place.out("b"), noise(4 * MIB)).unwrap();
+    broken(&place, &["a", "b"], 3 * MIB).await;
+    assert!(place.inbox("a").exists());
+    fs::write(place.inbox("a"), "from somebody..").unwrap();
+    undisturbed(&place, &["a", "b"]).await;
+    assert_eq!(fs::read_to_string(place.inbox("a")).unwrap(), "from somebody..");
+    assert_eq!(
+        fs::read_to_string(place.inbox("a (1)")).unwrap(),
+        "from the sender"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_partial_file_is_noticed_and_mended() {
+    let place = Place::new();
+    fs::write(place.out("f"), noise(8 * MIB)).unwrap();
+    broken(&place, &["f"], 6 * MIB).await;
+    let partial = place.inbox(".knothole-partial");
+    let transfer = partial.join(&names(&partial)[0]);
+    let part = names(&transfer)
+        .into_iter()
+        .find(|name| name != "journal")
+        .unwrap();
+    let part = fs::File::options().write(true).open(transfer.join(part)).unwrap();
+    part.write_all_at(b"damage", MIB as u64 + 7).unwrap();
+    part.write_all_at(b"damage", 3 * MIB as u64).unwrap();
+    let (sent, received, came) = undisturbed(&place, &["f"]).await;
+    assert!(fs::read(place.inbox("f")).unwrap() == noise(8 * MIB));
+    assert!(came + received.resumed >= sent.bytes, "{came} {received:?}");
+    assert!(
+        received.resumed <= 4 << 20,
+        "two chunks were of no use: {received:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_begins_anew_takes_the_turn_of_the_attempt_that_hangs() {
+    let place = Place::new();
+    fs::write(place.out("f"), noise(4 * MIB)).unwrap();
+    let sources = Arc::new(scan(&[place.out("f")]).unwrap());
+    let running = Running::default();
+    let terms = || Terms {
+        running: running.clone(),
+        ..terms(Conflict::Rename)
+    };
+    // The sender is gone, and the connection does not know it.
+    let (_, [near, far]) = memory::connection(i64::MAX);
+    let (bulk, mut control) = near;
+    let hanging = tokio::spawn(receive_over(far, place.open(), terms(), Arc::default()));
+    let offer = sources.manifest.offer(TransferId(1));
+    framed::write(&mut control.0, &FromSender::Offer(offer))
+        .await
+        .unwrap();
+    let entries = sources.manifest.entries().to_vec();
+    let entries = FromSender::Entries { entries, last: true };
+    framed::write(&mut control.0, &entries).await.unwrap();
+    let _: FromReceiver = framed::expect(&mut control.1).await.unwrap();
+    let (_, [near, far]) = memory::connection(i64::MAX);
+    let (sent, received) = tokio::join!(
+        send_over(near, sources, Arc::default()),
+        receive_over(far, place.open(), terms(), Arc::default()),
+    );
+    sent.unwrap();
+    received.unwrap();
+    let ended = hanging.await.unwrap();
+    assert!(matches!(ended, Err(ReceiveError::Replaced)), "{ended:?}");
+    assert!(fs::read(place.inbox("f")).unwrap() == noise(4 * MIB));
+    drop(bulk);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_stops_tells_the_sender_and_keeps_what_came() {
+    let place = Place::new();
+    fs::write(place.out("f"), noise(40 * MIB)).unwrap();
+    let sources = Arc::new(scan(&[place.out("f")]).unwrap());
+    let (_, [near, (bulk, control)]) = memory::connection(i64::MAX);
+    let ears = Arc::new(Ears::default());
+    let watch = Arc::clone(&ears);
+    let receiving = async {
+        let incoming = Incoming::read(control.0, control.1).await.unwrap();
+        let stop = async move {
+            while watch.verified() < 4 << 20 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let inbox = Arc::new(place.open());
+        incoming
+            .receive(&bulk, inbox, terms(Conflict::Rename), ears, stop)
+            .await
+    };
+    let (sent, received) = tokio::join!(send_over(near, sources, Arc::default()), receiving);
+    assert!(
+        matches!(received, Err(ReceiveError::Stopped { stored: 0, left: 1 })),
+        "{received:?}"
+    );
+    let why = AbortReason::Stopped;
+    assert!(
+        matches!(sent, Err(SendError::Aborted { why: w, stored: 0 }) if w == why),
+        "{sent:?}"
+    );
+    let (sent, ..) = undisturbed(&place, &["f"]).await;
+    assert!(sent.resumed >= 4 << 20, "{sent:?}");
+}
+
+/// A disk with room for so many bytes.
+struct Full(AtomicU64);
+
+impl Fate for Full {
+    fn decide(&self, act: &Act<'_>) -> io::Result<bool> {
+        if let Act::Write(_, bytes, _) = act {
+            let length = bytes.len() as u64;
+            let room = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |room| {
+                room.checked_sub(length)
+            });
+            room.map_err(|_| io::Error::from(io::ErrorKind::StorageFull))?;
+        }
+        Ok(true)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_told_to_both_sides_and_with_room_it_goes_on() {
+    let place = Place::new();
+    fs::write(place.out("f"), noise(8 * MIB)).unwrap();
+    let sources = Arc::new(scan(&[place.out("f")]).unwrap());
+    let (_, [near, far]) = memory::connection(i64::MAX);
+    let fate = Some(Arc::new(Full(AtomicU64::new(5 << 20))) as Arc<_>);
+    let inbox = place.open().with_disk(Disk { fate });
+    let (sent, received) = tokio::join!(
+        send_over(near, sources, Arc::default()),
+        receive_over(far, inbox, terms(Conflict::Rename), Arc::default()),
+    );
+    assert!(
+        matches!(received, Err(ReceiveError::DiskFull { stored: 0, left: 1 })),
+        "{received:?}"
+    );
+    let why = AbortReason::DiskFull;
+    assert!(
+        matches!(sent, Err(SendError::Aborted { why: w, .. }) if w == why),
+        "{sent:?}"
+    );
+    let (sent, ..) = undisturbed(&place, &["f"]).await;
+    assert!(sent.resumed >= 3 << 20, "{sent:?}");
+    assert!(fs::read(place.inbox("f")).unwrap() == noise(8 * MIB));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_chunk_of_a_tebibyte_is_sent_kept_and_known_again() {
+    const TIB: u64 = 1 << 40;
+    let place = Place::new();
+    let source = fs::File::create(place.out("f")).unwrap();
+    source.set_len(TIB).unwrap();
+    source.write_all_at(b"the end", TIB - 7).unwrap();
+    let sources = Arc::new(scan(&[place.out("f")]).unwrap());
+    let geometry = Geometry::new(TIB);
+    let last = geometry.chunks() - 1;
+    // Twice: the second attempt finds what the first one left.
+    for attempt in 0..2 {
+        let (_, [near, far]) = memory::connection(i64::MAX);
+        let ears = Arc::new(Ears::default());
+        let receiving = tokio::spawn(receive_over(
+            far,
+            place.open(),
+            terms(Conflict::Rename),
+            Arc::clone(&ears),
+        ));
+        let (bulk, mut control) = near;
+        let offer = sources.manifest.offer(TransferId(7));
+        framed::write(&mut control.0, &FromSender::Offer(offer))
+            .await
+            .unwrap();
+        let entries = sources.manifest.entries().to_vec();
+        let entries = FromSender::Entries { entries, last: true };
+        framed::write(&mut control.0, &entries).await.unwrap();
+        let plan: FromReceiver = framed::expect(&mut control.1).await.unwrap();
+        let resumed = if attempt == 0 { 0 } else { 8 << 20 };
+        let (bytes, files) = (TIB, 0);
+        assert_eq!(
+            plan,
+            FromReceiver::Plan {
+                bytes,
+                resumed,
+                files
+            }
+        );
+        if attempt == 0 {
+            send_chunk(&bulk, &sources, last).await;
+            while ears.verified() < 8 << 20 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        } else {
+            let FromReceiver::Have {
+                index: 0,
+                first,
+                values,
+            } = framed::expect(&mut control.1).await.unwrap()
+            else {
+                panic!("no claim")
+            };
+            assert_eq!((first, values.len()), (last, 1));
+        }
+        drop(control);
+        receiving.await.unwrap().unwrap_err();
+    }
+}
+
+/// One chunk, read by the code that reads them all.
+async fn send_chunk(bulk: &Memory, sources: &Arc<Sources>, chunk: u32) {
+    use crate::app::Bulk;
+    use crate::app::flow::Outflow;
+    use crate::app::transfer::source::{Job, Pool, Read, read};
+    let mut stream = bulk.open_uni().await.unwrap();
+    let transfer = TransferId(7);
+    framed::write(
+        &mut stream,
+        &crate::app::transfer::messages::DataHeader { transfer },
+    )
+    .await
+    .unwrap();
+    let (out, mut pieces) = tokio::sync::mpsc::channel(2);
+    let sources = Arc::clone(sources);
+    tokio::task::spawn_blocking(move || {
+        let chunks = vec![chunk];
+        read(
+            &sources,
+            Job::Again { index: 0, chunks },
+            &Pool::default(),
+            &out,
+            &|_| false,
+        );
+    });
+    while let Some(piece) = pieces.recv().await {
+        let Read::Wire(bytes) = piece else {
+            panic!("{piece:?}")
+        };
+        stream.write(bytes).await.unwrap();
+    }
+    stream.finish();
+    assert!(size_of::<Piece>() < 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_came_back_for_is_removed_after_a_week() {
+    let place = Place::new();
+    for name in ["old", "young", "new"] {
+        fs::write(place.out(name), noise(3 * MIB)).unwrap();
+    }
+    let partial = place.inbox(".knothole-partial");
+    broken(&place, &["old"], 2 * MIB).await;
+    let old = names(&partial).remove(0);
+    let journal = fs::File::options()
+        .write(true)
+        .open(partial.join(&old).join("journal"))
+        .unwrap();
+    let days_ago = std::time::SystemTime::now() - Duration::from_secs(8 * 24 * 60 * 60);
+    journal.set_modified(days_ago).unwrap();
+    broken(&place, &["young"], 2 * MIB).await;
+    let young = names(&partial);
+    assert!(young.len() == 1 && young[0] != old, "{young:?}");
+    undisturbed(&place, &["new"]).await;
+    assert_eq!(names(&partial), young, "what is young stays");
+}
