@@ -33,7 +33,10 @@ fn whoever_is_killed_when_the_same_command_goes_on_and_nothing_is_wrong_or_twice
         let mut story = Story::new();
         // A few kills each, or the last ones would come when all is there.
         for _ in 0..6.min(kills - done) {
-            again += story.kill(&mut dice, seed);
+            let Some(lost) = story.kill(&mut dice, seed) else {
+                break;
+            };
+            again += lost;
             done += 1;
         }
         story.end(seed);
@@ -48,6 +51,8 @@ struct Story {
     nas: support::Machine,
     /// The receiver, if it outlived the last attempt.
     up: Option<Running>,
+    /// Did an attempt come to its end?
+    is_over: bool,
     /// Bytes that were said to be verified when the last attempt ended.
     verified: u64,
 }
@@ -69,6 +74,7 @@ impl Story {
             desk,
             nas,
             up: None,
+            is_over: false,
             verified: 0,
         }
     }
@@ -80,8 +86,9 @@ impl Story {
         (up, self.desk.spawn(&send))
     }
 
-    /// One attempt, killed; how many bytes the one before had verified and this one had to have again.
-    fn kill(&mut self, dice: &mut Dice, seed: u64) -> u64 {
+    /// One attempt, killed; how many bytes the one before had verified and this one had to have again. `None`: it came to its
+    /// end before.
+    fn kill(&mut self, dice: &mut Dice, seed: u64) -> Option<u64> {
         let (mut up, mut sends) = self.start();
         let resumed = sends.wait_for("accepted")["resumed_bytes"].as_u64().unwrap();
         let lost = self.verified.saturating_sub(resumed);
@@ -93,7 +100,13 @@ impl Story {
         let until = Instant::now() + Duration::from_millis(dice.below(700));
         self.verified = resumed;
         while Instant::now() < until {
-            let event = sends.wait_for("transfer");
+            let event = sends.wait_for_any(&["transfer", "done"]);
+            if event["event"] == "done" {
+                assert_eq!(sends.finish(), 0);
+                up.wait_for("disconnected");
+                self.is_over = true;
+                return None;
+            }
             self.verified = event["bytes"].as_u64().unwrap();
         }
         match dice.below(3) {
@@ -111,16 +124,18 @@ impl Story {
         }
         drop(sends);
         self.check_names(seed);
-        lost
+        Some(lost)
     }
 
     /// An attempt that is left alone.
     fn end(&mut self, seed: u64) {
-        let (mut up, mut sends) = self.start();
-        let done = sends.wait_for("done");
-        assert_eq!(sends.finish(), 0);
-        assert_eq!(done["verified"], true);
-        up.wait_for("disconnected");
+        if !self.is_over {
+            let (mut up, mut sends) = self.start();
+            let done = sends.wait_for("done");
+            assert_eq!(sends.finish(), 0);
+            assert_eq!(done["verified"], true);
+            up.wait_for("disconnected");
+        }
         self.check_names(seed);
         assert!(
             files(Path::new(&self.tree)) == files(Path::new(&self.world.path("in/tree"))),

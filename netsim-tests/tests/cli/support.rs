@@ -253,17 +253,22 @@ impl Running {
 
     /// The next event of this kind; others are passed over.
     pub(crate) fn wait_for(&mut self, kind: &str) -> Value {
+        self.wait_for_any(&[kind])
+    }
+
+    /// The next event of one of these kinds.
+    pub(crate) fn wait_for_any(&mut self, kinds: &[&str]) -> Value {
         let deadline = Instant::now() + SOON;
         while let Ok(event) = self
             .events
             .recv_timeout(deadline.saturating_duration_since(Instant::now()))
         {
             self.seen.push(event.clone());
-            if event["event"] == kind {
+            if kinds.iter().any(|kind| event["event"] == *kind) {
                 return event;
             }
         }
-        panic!("no `{kind}` in {:#?}\n{}", self.seen, self.talk());
+        panic!("no `{kinds:?}` in {:#?}\n{}", self.seen, self.talk());
     }
 
     /// Wait until it ends by itself; its exit code.
