@@ -17,7 +17,7 @@ pub struct Bar {
     pub packets_side: Option<u32>,
     /// Both sides together send no more packets in 99 of 100 attempts.
     pub packets: Option<u32>,
-    /// No more entries in the NATs of either side.
+    /// In 99 of 100 attempts no more entries in the NATs of either side.
     pub entries: Option<u64>,
     /// No more than this share of a subscriber's ports, where these are few: one part in so many.
     pub block_part: Option<u16>,

@@ -61,8 +61,8 @@ pub struct Kept {
     pub packets_side: Option<u32>,
     /// Sockets that a side opened, most.
     pub sockets: Option<u32>,
-    /// Entries made at a side, most.
-    pub entries: Option<u64>,
+    /// Entries made at the side that has more, in ascending order.
+    pub entries: Vec<u64>,
     /// Plans of first rounds, by word.
     pub plans: BTreeMap<String, u32>,
     /// What is promised.
@@ -114,7 +114,12 @@ impl Kept {
                 .filter_map(|sample| sample.sockets)
                 .map(larger)
                 .max(),
-            entries: samples.iter().filter_map(|sample| sample.entries).flatten().max(),
+            entries: sorted(
+                samples
+                    .iter()
+                    .filter_map(|sample| sample.entries)
+                    .map(|[a, b]| a.max(b)),
+            ),
             plans,
             bar: promise.bar,
             rival: promise.rival,
@@ -155,7 +160,7 @@ impl Kept {
             "to_direct_ms": quantiles(&self.times), "data_ms": quantiles(&self.data),
             "probes": { "p50": Cell::quantile(&self.probes, 0.5), "max": self.probes.last() },
             "packets": { "p50": Cell::quantile(&self.packets, 0.5), "p99": Cell::quantile(&self.packets, 0.99), "max": self.packets.last(), "side_max": self.packets_side },
-            "sockets": { "max": self.sockets }, "nat_entries": { "max": self.entries },
+            "sockets": { "max": self.sockets }, "nat_entries": { "p99": Cell::quantile(&self.entries, 0.99), "max": self.entries.last() },
             "bar": self.bar.words(), "rival": self.rival, "met": self.is_kept(), "missed": self.missed,
             "reason": self.example.as_ref().map(|(reason, _)| reason),
             "command": self.example.as_ref().map_or(&self.command, |(_, command)| command),
@@ -189,7 +194,7 @@ impl Kept {
             bar.packets.map(Into::into),
             Cell::quantile(&self.packets, 0.99).map(Into::into),
         );
-        above("entries", bar.entries, self.entries);
+        above("entries", bar.entries, Cell::quantile(&self.entries, 0.99));
         above("data", bar.data_ms, self.data.last().copied());
         for (number, sample) in (0..self.runs).zip(samples) {
             let setup = promise.setup(number, self.runs);

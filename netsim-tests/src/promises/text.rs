@@ -42,7 +42,7 @@ fn line(out: &mut String, row: &Kept) {
         number(row.probes.last().copied().map(u64::from)),
         number(Cell::quantile(&row.packets, 0.99).map(u64::from)),
         number(row.sockets.map(u64::from)),
-        number(row.entries),
+        number(row.entries.last().copied()),
         if row.is_kept() { "yes" } else { "NO" },
     );
     let _ = writeln!(out, "    {}", row.pairs);

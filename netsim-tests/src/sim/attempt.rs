@@ -410,16 +410,17 @@ impl Attempt {
                 &format!("no agreement between {one:?} and {two:?}"),
             ));
         }
-        let rounds = ended.plans.iter().map(|plan| probes_max(*plan));
-        let most = rounds.sum::<u32>().max(PROBES_MAX);
         for ((host, peer), cost) in [(a, b), (b, a)].into_iter().zip(ended.costs) {
             let traffic = world.traffic(host, peer).unwrap_or_default();
             if traffic.unknown_source > 0 {
                 let what = format!("{} datagrams from an address not named", traffic.unknown_source);
                 return Err(late(world, host, &what));
             }
-            if cost.probes > most && self.stranger.is_none() {
-                let what = format!("{} probes, where {:?} may take {most}", cost.probes, ended.plans);
+            // One side may not take part in what the other begins.
+            let plans = plans_of(world, host);
+            let most = plans.iter().map(|plan| probes_max(*plan)).sum::<u32>();
+            if cost.probes > most.max(PROBES_MAX) && self.stranger.is_none() {
+                let what = format!("{} probes, where {plans:?} may take {most}", cost.probes);
                 return Err(late(world, host, &what));
             }
         }
@@ -427,11 +428,20 @@ impl Attempt {
     }
 }
 
+/// What the rounds of a side went about.
+fn plans_of(world: &World, host: HostId) -> Vec<Plan> {
+    let plan = |(_, event): &(Duration, Event)| match event {
+        Event::Plan { plan, .. } => Some(*plan),
+        _ => None,
+    };
+    world.events(host).iter().filter_map(plan).collect()
+}
+
 /// Most probes of a side in a round of this plan.
 fn probes_max(plan: Plan) -> u32 {
     match plan {
-        plan if plan.guesses() => GUESSES_MAX,
         Plan::Steps => STEPS_MAX,
+        plan if plan.guesses() => GUESSES_MAX,
         _ => PROBES_MAX,
     }
 }
