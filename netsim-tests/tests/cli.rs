@@ -338,9 +338,9 @@ fn a_full_disk_is_told_to_both_sides_and_up_serves_on() {
     assert!(!up.look_into(&inbox).join("big").exists());
     let ping = desk.run(&["ping", "nas", "--count", "1"]);
     assert_eq!(ping.status.code(), Some(0), "{}", stderr(&ping));
-    assert!(up.talk().contains("disk is full"), "{}", up.talk());
     up.interrupt();
     assert_eq!(up.finish(), 0);
+    assert!(up.talk().contains("disk is full"), "{}", up.talk());
 
     let mut recv = nas.recv_on_small_disk(&inbox).unwrap();
     recv.wait_for("registered");
