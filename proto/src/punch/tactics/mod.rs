@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | punch | an opener that dies behind the own router, just before the start | the same |
 //! | fresh | a fresh socket; tell its port; open; fire when the peer has opened | the same |
-//! | bracket | a reading, eight openers, a reading, all from fresh sockets; tell both readings | probe what lies between |
+//! | bracket | a reading, six openers, a reading, all from fresh sockets; tell both readings | probe what lies between |
 //! | block | a few openers from fresh sockets | probe the block in random order |
 //! | birthday | many openers from fresh sockets | probe random ports |
 //! | steps | one fresh socket: read, tell, step through the peer's ports | the same, with the other step |
