@@ -313,84 +313,44 @@ mod tests {
         kept(bar, samples).missed.join(", ")
     }
 
+    /// Bars of one number each, all a little too high for the attempts of the test.
+    fn bars() -> [(Bar, &'static str); 8] {
+        let bar = |set: fn(&mut Bar)| {
+            let mut bar = Bar::default();
+            set(&mut bar);
+            bar
+        };
+        [
+            (bar(|bar| bar.p50_ms = Some(299)), "p50 300 > 299"),
+            (bar(|bar| bar.p95_ms = Some(399)), "p95 400 > 399"),
+            (bar(|bar| bar.probes = Some(11)), "probes 12 > 11"),
+            (
+                bar(|bar| bar.packets_side = Some(15)),
+                "packets of a side 16 > 15",
+            ),
+            (bar(|bar| bar.packets = Some(29)), "packets 30 > 29"),
+            (bar(|bar| bar.entries = Some(69)), "entries 70 > 69"),
+            (bar(|bar| bar.block_part = Some(8)), "ports of a block 70 > 64"),
+            (bar(|bar| bar.data_ms = Some(199)), "data 200 > 199"),
+        ]
+    }
+
     #[test]
     fn each_bar_is_one_that_can_be_missed() {
         let none = Bar::default();
         let fast = [direct(300), direct(400)];
         assert_eq!(missed(none, &fast), "");
-        for (bar, words) in [
-            (
-                Bar {
-                    p50_ms: Some(299),
-                    ..none
-                },
-                "p50 300 > 299",
-            ),
-            (
-                Bar {
-                    p95_ms: Some(399),
-                    ..none
-                },
-                "p95 400 > 399",
-            ),
-            (
-                Bar {
-                    probes: Some(11),
-                    ..none
-                },
-                "probes 12 > 11",
-            ),
-            (
-                Bar {
-                    packets_side: Some(15),
-                    ..none
-                },
-                "packets of a side 16 > 15",
-            ),
-            (
-                Bar {
-                    packets: Some(29),
-                    ..none
-                },
-                "packets 30 > 29",
-            ),
-            (
-                Bar {
-                    entries: Some(69),
-                    ..none
-                },
-                "entries 70 > 69",
-            ),
-            (
-                Bar {
-                    block_part: Some(8),
-                    ..none
-                },
-                "ports of a block 70 > 64",
-            ),
-            (
-                Bar {
-                    data_ms: Some(199),
-                    ..none
-                },
-                "data 200 > 199",
-            ),
-        ] {
+        for (bar, words) in bars() {
             assert_eq!(missed(bar, &fast), words);
             assert!(bar.words().len() > 3);
         }
         let some = Bar { direct: 60.0, ..none };
         assert_eq!(missed(some, &[direct(1), relayed()]), "direct 50.00 % < 60 %");
-        assert_eq!(
-            missed(
-                none,
-                &[Sample {
-                    broken: true,
-                    ..direct(1)
-                }]
-            ),
-            "1 broken"
-        );
+        let broken = Sample {
+            broken: true,
+            ..direct(1)
+        };
+        assert_eq!(missed(none, &[broken]), "1 broken");
     }
 
     #[test]

