@@ -93,6 +93,8 @@ pub(crate) struct Pings {
     pub(crate) probes: Option<u32>,
     /// Sockets that it opened, likewise.
     pub(crate) sockets: Option<u32>,
+    /// Entries in a NAT that it thinks it made, likewise.
+    pub(crate) nat_entries: Option<u64>,
 }
 
 impl Meeting {
@@ -257,6 +259,7 @@ impl Meeting {
                     let count = |name: &str| event[name].as_u64().and_then(|count| u32::try_from(count).ok());
                     pings.direct_after_ms = event["direct_after_ms"].as_u64();
                     (pings.probes, pings.sockets) = (count("probes"), count("sockets"));
+                    pings.nat_entries = event["nat_entries"].as_u64();
                 }
                 _ => {}
             }
@@ -301,12 +304,6 @@ impl Meeting {
             all.extend(["--name", name]);
         }
         self.start(name, "knothole", &format!("{label}-{name}"), Some(name), &all)
-    }
-
-    /// Is the NAT of this name in front of this machine?
-    pub(crate) fn is_before(&self, nat: &str, side: usize) -> bool {
-        let owner = nat.split_once('.').map_or(nat, |(owner, _)| owner);
-        owner == COMMON || owner == self.cast.names[side]
     }
 
     /// The lab.

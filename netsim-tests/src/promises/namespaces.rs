@@ -69,13 +69,8 @@ fn attempt(cast: Cast, stop: &Stop) -> Result<Sample, DemoError> {
     meeting.serve()?;
     meeting.pair()?;
     let _up = meeting.up()?;
-    let before = entries(&meeting);
     let pings = meeting.ping(PATIENCE, "auto", &mut |_| {})?;
-    let after = entries(&meeting);
-    Ok(Sample {
-        entries: Some([0, 1].map(|side| after[side].saturating_sub(before[side]))),
-        ..seen(&meeting, pings)
-    })
+    Ok(seen(&meeting, pings))
 }
 
 fn seen(meeting: &Meeting, pings: Pings) -> Sample {
@@ -94,6 +89,8 @@ fn seen(meeting: &Meeting, pings: Pings) -> Sample {
         // One side tells what it did; the other does the like.
         probes: pings.probes.map(|probes| [probes, probes]),
         sockets: pings.sockets.map(|sockets| [sockets, sockets]),
+        // The NATs' own count has the entries of the survey in it, which a program makes that has just started.
+        entries: pings.nat_entries.map(|entries| [entries, entries]),
         reason: said.filter(|_| !direct),
         broken: pings.last.is_none(),
         ..Sample::default()
@@ -111,22 +108,4 @@ impl Sample {
         }
         self
     }
-}
-
-/// Entries of each side's NATs so far: those ever made where the model plays them, those there are where the kernel does.
-fn entries(meeting: &Meeting) -> [u64; 2] {
-    let stats = meeting.lab().stats();
-    let mut most = [0, 0];
-    for (name, nat) in &stats.nats {
-        let here = match nat.engine {
-            NatEngine::Model => nat.stats.made,
-            NatEngine::Kernel => u64::try_from(nat.stats.sessions).unwrap_or(u64::MAX),
-        };
-        for (side, most) in most.iter_mut().enumerate() {
-            if meeting.is_before(name, side) {
-                *most = here.max(*most);
-            }
-        }
-    }
-    most
 }

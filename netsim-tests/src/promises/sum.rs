@@ -215,7 +215,8 @@ impl Kept {
         if bar.relay_only {
             let guessed = samples.iter().filter(|sample| sample.guessed).count();
             let unsaid = samples.iter().filter(|sample| sample.reason.is_none()).count();
-            let silent = samples.len() - self.data.len();
+            // Where nobody measures it, all are silent.
+            let silent = (samples.len() - self.data.len()) % samples.len().max(1);
             for (what, found) in [
                 ("guessed", guessed),
                 ("without a reason", unsaid),
@@ -376,10 +377,13 @@ mod tests {
         assert_eq!(
             missed(
                 bar,
-                &[Sample {
-                    data_ms: None,
-                    ..relayed()
-                }]
+                &[
+                    relayed(),
+                    Sample {
+                        data_ms: None,
+                        ..relayed()
+                    }
+                ]
             ),
             "1 without data"
         );
