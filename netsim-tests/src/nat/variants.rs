@@ -1,4 +1,4 @@
-//! Named NATs that measurements ask for besides the [kinds](super::kinds): counters with other steps and other people's
+//! Named NATs that measurements ask for besides the [kinds](mod@super::kinds): counters with other steps and other people's
 //! flows, larger blocks. A registry, no behaviour.
 //!
 //! They are found by [`kind`](super::kind) like the others and stand in no list of all kinds: what matters of them is how
