@@ -56,15 +56,13 @@ const UNLIKELY: f64 = 1e-6;
 /// Are there more misses among so many attempts of a [`Expect::Likely`] pair than chance explains?
 #[must_use]
 pub fn misses_too_often(runs: u32, misses: u32) -> bool {
-    // The binomial distribution, term by term.
-    let (mut term, mut below) = ((1.0 - MISSES).powf(f64::from(runs)), 0.0);
+    // The binomial distribution, term by term; by logarithms, because the first terms of a long series are too small for a float.
+    let (mut term, mut below) = (f64::from(runs) * (1.0 - MISSES).ln(), 0.0);
     for count in 0..misses {
-        below += term;
-        term *= f64::from(runs - count) / f64::from(count + 1) * MISSES / (1.0 - MISSES);
+        below += term.exp();
+        term += (f64::from(runs - count) / f64::from(count + 1) * MISSES / (1.0 - MISSES)).ln();
     }
-    // A long series has its first terms below what a float can hold; its mean decides then.
-    let many = f64::from(misses) > f64::from(runs) * MISSES;
-    many && 1.0 - below < UNLIKELY
+    1.0 - below < UNLIKELY
 }
 
 /// What the NATs in front of two hosts at different sites allow.

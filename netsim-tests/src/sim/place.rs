@@ -192,7 +192,7 @@ mod tests {
         situation.moved(0, side("symmetric"));
         assert_eq!(
             (situation.own[1].nats.len(), situation.expect()),
-            (2, Expect::May)
+            (2, Expect::Likely)
         );
         situation.moved(0, side("open"));
         assert_eq!(situation.expect(), Expect::Must);
