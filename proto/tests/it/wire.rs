@@ -101,6 +101,10 @@ fn introduction() -> Introduction {
 
 /// Every message to the server, in the order of its numbers, with its bytes.
 fn to_server() -> Vec<(ToServer, &'static str)> {
+    [to_server_on_nodes(), to_server_on_pairing_and_rounds()].concat()
+}
+
+fn to_server_on_nodes() -> Vec<(ToServer, &'static str)> {
     let hello = Hello {
         instance: Instance(0x0102_0304_0506_0708),
         name: Some(name("nas")),
@@ -120,12 +124,7 @@ fn to_server() -> Vec<(ToServer, &'static str)> {
         request: RequestId(1),
         name: name("nas"),
     };
-    let pair_message = ToServer::PairMessage {
-        nameplate: Nameplate(7),
-        body: vec![9, 8],
-    };
     let session = SessionId::from_bytes([3; 16]);
-    let nameplate = Nameplate(70_000);
     vec![
         (
             ToServer::Hello(hello),
@@ -156,6 +155,17 @@ fn to_server() -> Vec<(ToServer, &'static str)> {
             ToServer::Leave { session },
             "01010503030303030303030303030303030303",
         ),
+    ]
+}
+
+fn to_server_on_pairing_and_rounds() -> Vec<(ToServer, &'static str)> {
+    let pair_message = ToServer::PairMessage {
+        nameplate: Nameplate(7),
+        body: vec![9, 8],
+    };
+    let session = SessionId::from_bytes([3; 16]);
+    let nameplate = Nameplate(70_000);
+    vec![
         (ToServer::PairOpen, "010106"),
         (ToServer::PairJoin { nameplate }, "010107fc70110100"),
         (pair_message, "01010807020908"),
