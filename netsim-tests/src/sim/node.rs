@@ -21,7 +21,7 @@ use super::client::{Client, Told};
 use super::clock::HostClock;
 use super::control;
 use super::late::{Late, Skew};
-use super::sockets::{Addresses, Sockets};
+use super::sockets::{Addresses, Leaves, Sockets};
 
 /// Outputs that a connector may have after one input, the answers to its own wishes for sockets among them. The largest
 /// honest answer opens or closes 600 sockets; thousands mean that it never ends.
@@ -31,6 +31,8 @@ const OUTPUTS_MAX: usize = 8_192;
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub(super) socket: SocketId,
+    /// Where the socket was when it was sent: it may be closed in the same breath.
+    pub(super) leaves: Leaves,
     pub(super) to: SocketAddr,
     pub(super) ttl: Option<u8>,
     pub(super) bytes: Vec<u8>,
@@ -305,10 +307,17 @@ impl Node {
             _ => return state.traffic.note_sent(None),
         };
         state.traffic.note_sent(Some(via));
+        self.post(socket, to, None, bytes);
+    }
+
+    /// Has the world send a datagram.
+    fn post(&mut self, socket: SocketId, to: SocketAddr, ttl: Option<u8>, bytes: Vec<u8>) {
+        let leaves = self.sockets.leaves(socket);
         self.news.push(News::Send(Outgoing {
             socket,
+            leaves,
             to,
-            ttl: None,
+            ttl,
             bytes,
         }));
     }
@@ -382,12 +391,9 @@ impl Node {
     fn obey(&mut self, output: Output, now: Duration) {
         match output {
             Output::Control(message) => self.tell_server(&message),
-            Output::Transmit(transmit) => self.news.push(News::Send(Outgoing {
-                socket: transmit.socket,
-                to: transmit.to,
-                ttl: transmit.ttl,
-                bytes: transmit.bytes,
-            })),
+            Output::Transmit(transmit) => {
+                self.post(transmit.socket, transmit.to, transmit.ttl, transmit.bytes);
+            }
             Output::Event(event) => {
                 self.apply(&event, now);
                 self.news.push(News::Event(event));
@@ -476,12 +482,7 @@ impl Node {
     fn flush(&mut self, now: Duration) {
         let (socket, to) = self.addresses().control();
         while let Some(bytes) = self.client.poll_transmit(now) {
-            self.news.push(News::Send(Outgoing {
-                socket,
-                to,
-                ttl: None,
-                bytes,
-            }));
+            self.post(socket, to, None, bytes);
         }
     }
 }

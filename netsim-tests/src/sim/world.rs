@@ -340,14 +340,12 @@ impl World {
     fn node_sends(&mut self, host: HostId, outgoing: Outgoing) -> Result<(), Violation> {
         let Outgoing {
             socket,
+            leaves,
             to,
             ttl,
             bytes,
         } = outgoing;
-        let HostRole::Node(node) = &self.hosts[host.0].role else {
-            return Ok(());
-        };
-        let src = match node.sockets().leaves(socket) {
+        let src = match leaves {
             Leaves::From(src) if src.is_ipv4() == to.is_ipv4() => src,
             Leaves::Nowhere => return Ok(()),
             Leaves::From(_) | Leaves::NoSocket => {

