@@ -57,9 +57,10 @@ const ASK_TIMES: u32 = 8;
 /// A direct path that must come about does so within this from the introduction (P9).
 const DIRECT_WITHIN: Duration = Duration::from_secs(10);
 
-/// The same where only a private address leads to the peer: such an address gets two probes in a round, which bursts of loss
-/// swallow, and the rounds lie further and further apart.
-const DIRECT_INSIDE_WITHIN: Duration = Duration::from_secs(120);
+/// The same where only a private address leads to the peer, or where losses come in runs of seconds: such an address gets two
+/// probes in a round, and fresh ports take several messages in a row, which bursts of loss swallow; the rounds lie further
+/// and further apart.
+const DIRECT_LATE_WITHIN: Duration = Duration::from_secs(120);
 
 /// Both sides are on one pair of addresses within this of being direct.
 const AGREE_WITHIN: Duration = Duration::from_secs(3);
@@ -240,7 +241,8 @@ impl Attempt {
             if !world.is_direct(a, b) && self.expect() <= Expect::Likely {
                 // A lost round is healed by the next.
                 let within = match self.place {
-                    Place::OneNetwork | Place::OneCarrier(_) => DIRECT_INSIDE_WITHIN,
+                    Place::OneNetwork | Place::OneCarrier(_) => DIRECT_LATE_WITHIN,
+                    _ if self.weather.name == Weather::STORM.name => DIRECT_LATE_WITHIN,
                     Place::Apart | Place::BehindCarrier => DIRECT_WITHIN,
                 };
                 let left = (introduced + within).saturating_sub(world.now());
