@@ -11,7 +11,7 @@ use super::{Event, Link, LinkEnd, LinkId, Output};
 use crate::id::{RequestId, SessionId};
 use crate::path::{Path, SocketId, Why};
 use crate::plan::Plan;
-use crate::punch::{self, LocalSocket};
+use crate::punch::{self, LocalSocket, PunchAgent};
 use crate::wire::{Aim, CloseReason, Connect, ToServer};
 
 /// After a change of the network the caller waits this long before it asks for another round, so that the server has
@@ -28,10 +28,9 @@ impl Connector {
         bytes: &[u8],
         now: Instant,
     ) {
-        if let Some(agent) = self.links.get_mut(&id).and_then(|link| link.agent.as_mut()) {
+        self.tell_agent(id, now, |agent| {
             agent.handle_datagram(socket, from, bytes, now);
-            self.drain_agent(id, now);
-        }
+        });
     }
 
     /// The server has ended a session.
@@ -132,6 +131,14 @@ impl Connector {
             } else if link.backoff.due().is_some_and(|at| at <= now) {
                 self.ask_for_round(id, now);
             }
+        }
+    }
+
+    /// Something happened to the agent of a link, if it has one.
+    pub(super) fn tell_agent(&mut self, id: LinkId, now: Instant, tell: impl FnOnce(&mut PunchAgent)) {
+        if let Some(agent) = self.links.get_mut(&id).and_then(|link| link.agent.as_mut()) {
+            tell(agent);
+            self.drain_agent(id, now);
         }
     }
 

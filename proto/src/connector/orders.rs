@@ -76,16 +76,10 @@ impl Connector {
 
     /// The other side of a session says where it is to be found.
     pub(super) fn on_aim(&mut self, aim: &Aim, now: Instant) {
-        let found = self
-            .links
-            .iter_mut()
-            .find(|(_, link)| link.session == Some(aim.session));
-        let Some((id, link)) = found.map(|(id, link)| (*id, link)) else {
-            return;
-        };
-        if let Some(agent) = &mut link.agent {
-            agent.handle_aim(aim, now);
-            self.drain_agent(id, now);
+        let mut links = self.links.iter();
+        let found = links.find(|(_, link)| link.session == Some(aim.session));
+        if let Some(id) = found.map(|(id, _)| *id) {
+            self.tell_agent(id, now, |agent| agent.handle_aim(aim, now));
         }
     }
 

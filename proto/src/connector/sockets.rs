@@ -105,10 +105,7 @@ impl Connector {
     pub(super) fn on_opened(&mut self, socket: SocketId, local: SocketAddr, now: Instant) {
         match self.sockets.owner(socket) {
             Some(Owner::Link(id)) => {
-                if let Some(agent) = self.links.get_mut(&id).and_then(|link| link.agent.as_mut()) {
-                    agent.handle_opened(socket, local, now);
-                    self.drain_agent(id, now);
-                }
+                self.tell_agent(id, now, |agent| agent.handle_opened(socket, local, now));
             }
             Some(Owner::Survey(number)) => self.survey_opened(number, local, now),
             None => {}
@@ -118,10 +115,7 @@ impl Connector {
     pub(super) fn on_not_opened(&mut self, socket: SocketId, now: Instant) {
         match self.sockets.owners.remove(&socket) {
             Some(Owner::Link(id)) => {
-                if let Some(agent) = self.links.get_mut(&id).and_then(|link| link.agent.as_mut()) {
-                    agent.handle_not_opened(socket, now);
-                    self.drain_agent(id, now);
-                }
+                self.tell_agent(id, now, |agent| agent.handle_not_opened(socket, now));
             }
             Some(Owner::Survey(number)) => self.survey_not_opened(number, now),
             None => {}
@@ -138,10 +132,7 @@ impl Connector {
     ) -> bool {
         match self.sockets.owner(socket) {
             Some(Owner::Link(id)) => {
-                if let Some(agent) = self.links.get_mut(&id).and_then(|link| link.agent.as_mut()) {
-                    agent.handle_stun(socket, from, bytes, now);
-                    self.drain_agent(id, now);
-                }
+                self.tell_agent(id, now, |agent| agent.handle_stun(socket, from, bytes, now));
                 true
             }
             Some(Owner::Survey(number)) => {

@@ -344,7 +344,7 @@ impl PunchAgent {
     fn judge(&mut self, now: Instant) {
         if self.progress.verdict_at.is_some_and(|at| at <= now) {
             self.progress.verdict_at = None;
-            self.end_tactics(now);
+            self.decide_tactics(now);
             self.events.push_back(Event::Failed(self.progress.why()));
         }
     }

@@ -96,17 +96,10 @@ impl PunchAgent {
     /// Begin what the round asks for beyond the addresses that were offered. Its sockets are this agent's from now on.
     pub(super) fn begin_tactics(&mut self, round: &Round, now: Instant) {
         // A path that was lost a moment ago may come back by itself, as long as its socket is there.
-        let alive = |pair: &Pair| pair.heard.is_some_and(|at| at + SOURCE_LIFETIME > now);
-        let old = std::mem::take(&mut self.extras.spares);
-        let pairs = &self.pairs;
-        let (kept, gone): (Vec<_>, Vec<_>) = old
-            .into_iter()
-            .partition(|spare| pairs.iter().any(|pair| pair.socket == *spare && alive(pair)));
-        self.extras = Extras {
-            spares: kept,
-            ..Extras::default()
-        };
-        self.close(&gone);
+        self.end_tactics(
+            |pair| pair.heard.is_some_and(|at| at + SOURCE_LIFETIME > now),
+            now,
+        );
         let Some(orders) = &round.orders else { return };
         if self.used.is_some() {
             // There is a path; what the peer wants of a plan it finds by ordinary probes.
@@ -168,20 +161,29 @@ impl PunchAgent {
         }
     }
 
-    /// The round is decided, for now: nothing more is tried, and what was not heard on is closed at once.
-    pub(super) fn end_tactics(&mut self, now: Instant) {
+    /// The round is decided: nothing more is tried, and what was not heard on is closed at once.
+    pub(super) fn decide_tactics(&mut self, now: Instant) {
+        self.end_tactics(|pair| pair.heard.is_some(), now);
+    }
+
+    /// Nothing more is tried. Sockets with a pair that `keeps` them stay open for a while; the others are closed at once.
+    fn end_tactics(&mut self, keeps: impl Fn(&Pair) -> bool, now: Instant) {
         self.extras.tactics = None;
         self.extras.shots = Shots::default();
-        let pairs = &self.pairs;
-        let heard = |spare: SocketId| {
-            pairs
-                .iter()
-                .any(|pair| pair.socket == spare && pair.heard.is_some())
-        };
+        let kept: Vec<SocketId> = self
+            .pairs
+            .iter()
+            .filter(|pair| keeps(pair))
+            .map(|pair| pair.socket)
+            .collect();
+        self.keep_spares(|spare| kept.contains(&spare));
+        self.extras.retire_at = (!self.extras.spares.is_empty()).then_some(now + SPARE_LINGER);
+    }
+
+    fn keep_spares(&mut self, keeps: impl Fn(SocketId) -> bool) {
         let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.extras.spares)
             .into_iter()
-            .partition(|spare| heard(*spare));
-        self.extras.retire_at = (!kept.is_empty()).then_some(now + SPARE_LINGER);
+            .partition(|spare| keeps(*spare));
         self.extras.spares = kept;
         self.close(&gone);
     }
@@ -193,17 +195,12 @@ impl PunchAgent {
         }
         self.extras.retire_at = None;
         let used = self.used_socket();
-        let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.extras.spares)
-            .into_iter()
-            .partition(|spare| Some(*spare) == used);
-        self.extras.spares = kept;
-        self.close(&gone);
+        self.keep_spares(|spare| Some(spare) == used);
     }
 
     pub(super) fn close_spares(&mut self) {
-        let all = std::mem::take(&mut self.extras.spares);
+        self.keep_spares(|_| false);
         self.extras = Extras::default();
-        self.close(&all);
     }
 
     /// At which moments, after the start, a pair is to be probed in this round; `None`: not at all.

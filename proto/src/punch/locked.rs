@@ -42,7 +42,7 @@ impl PunchAgent {
             upkeep: Upkeep::new(self.config.keepalive - early, now),
         });
         self.progress.verdict_at = None;
-        self.end_tactics(now);
+        self.decide_tactics(now);
         // Pairs went with the sockets that were closed.
         let index = self.used.as_ref().map_or(index, |used| used.index);
         let pair = &mut self.pairs[index];
