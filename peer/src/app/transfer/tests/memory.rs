@@ -1,7 +1,7 @@
 //! Streams in memory: a connection that can break after any byte.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::{Mutex, mpsc, watch};
@@ -19,12 +19,19 @@ const IN_FLIGHT_MAX: usize = 16;
 pub(crate) struct Wire {
     /// Bytes until it breaks.
     budget: AtomicI64,
+    /// Does it fall silent then, until somebody cuts it?
+    silent: AtomicBool,
     dead: watch::Sender<bool>,
     /// Bytes that were read from streams in one direction.
     pub(crate) data: AtomicU64,
 }
 
 impl Wire {
+    /// What exceeds the budget waits instead of breaking the connection.
+    pub(crate) fn falls_silent(&self) {
+        self.silent.store(true, Ordering::SeqCst);
+    }
+
     pub(crate) fn cut(&self) {
         self.dead.send_replace(true);
     }
@@ -58,6 +65,7 @@ pub(crate) type Control = (MemoryOut, MemoryIn);
 pub(crate) fn connection(budget: i64) -> (Arc<Wire>, [(Memory, Control); 2]) {
     let wire = Arc::new(Wire {
         budget: AtomicI64::new(budget),
+        silent: AtomicBool::new(false),
         dead: watch::Sender::new(false),
         data: AtomicU64::new(0),
     });
@@ -108,7 +116,9 @@ impl Outflow for MemoryOut {
         }
         let sender = self.sender.as_ref().ok_or(FrameError::Ended)?;
         let sent = unless_dead(&wire, sender.send(bytes)).await?;
-        if breaks {
+        if breaks && wire.silent.load(Ordering::SeqCst) {
+            unless_dead(&wire, std::future::pending::<()>()).await?;
+        } else if breaks {
             wire.cut();
         }
         sent.map_err(|_| FrameError::Ended)
