@@ -35,12 +35,12 @@ pub(crate) async fn start(config: NodeConfig) -> Result<Node, StartError> {
     let sockets = Arc::new(Sockets::bind(config.bind).map_err(StartError::Bind)?);
     let (paths, counters) = (Arc::<PathTable>::default(), Arc::<Counters>::default());
     let (to_driver, datagrams) = mpsc::channel(DATAGRAMS_MAX);
-    let socket = Arc::new(PathSocket::new(
+    let socket = PathSocket::new(
         Arc::clone(&sockets),
         Arc::clone(&paths),
         to_driver,
         Arc::clone(&counters),
-    ));
+    );
     let traces = Traces::into(config.qlog.as_deref()).map_err(StartError::Traces)?;
     let quic =
         Quic::new(config.identity.clone(), Arc::clone(&socket), traces).map_err(|_| StartError::Crypto)?;

@@ -3,6 +3,7 @@
 //! Nothing is decided here. The driver writes into the path table what the connector decided; the socket obeys it.
 
 mod bind;
+mod bundle;
 mod clock;
 mod counters;
 mod early;

@@ -1,7 +1,8 @@
 //! The socket under QUIC: the only file that implements quinn's socket trait.
 //!
 //! Outbound, a virtual address is looked up in the path table and the batch goes straight to the peer, or into relay
-//! frames to the server, or nowhere; of real addresses only the server's pass. Inbound, every datagram of a buffer is
+//! frames to the server, or nowhere; of real addresses only the server's pass. Full batches for one place are joined
+//! ([`super::bundle`]). Inbound, every datagram of a buffer is
 //! looked at: QUIC of a known source gets its link's virtual address, relay frames from the server are unpacked,
 //! STUN answers and probes are copied to the driver, and everything else is dropped without an answer.
 
@@ -11,7 +12,7 @@ use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -21,8 +22,9 @@ use knothole_proto::path::SocketId;
 use knothole_proto::wire::{Kind, relay};
 use quinn::udp::{EcnCodepoint, RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
+use super::bundle::{Batch, Bundle, To};
 use super::counters::Counters;
 use super::early::Early;
 use super::inbound::{Fate, Run, sort};
@@ -50,6 +52,10 @@ pub(crate) struct PathSocket {
     early: Mutex<Early>,
     /// Who waits for datagrams: woken when something comes out of `early`.
     reader: Mutex<Option<Waker>>,
+    /// Batches that wait for more.
+    bundle: Mutex<Bundle>,
+    /// Something waits, and nobody may come to take it along.
+    waiting: Arc<Notify>,
     /// Which socket is asked first; goes round so that a busy one does not starve the others.
     turn: AtomicUsize,
 }
@@ -68,8 +74,8 @@ impl PathSocket {
         paths: Arc<PathTable>,
         driver: mpsc::Sender<Datagram>,
         counters: Arc<Counters>,
-    ) -> Self {
-        Self {
+    ) -> Arc<Self> {
+        let socket = Arc::new(Self {
             sockets,
             paths,
             driver: ToDriver::new(driver, Arc::clone(&counters)),
@@ -77,8 +83,13 @@ impl PathSocket {
             stash: Mutex::default(),
             early: Mutex::default(),
             reader: Mutex::default(),
+            bundle: Mutex::default(),
+            waiting: Arc::default(),
             turn: AtomicUsize::new(0),
-        }
+        });
+        let waiting = Arc::clone(&socket.waiting);
+        tokio::spawn(send_rest(Arc::downgrade(&socket), waiting));
+        socket
     }
 
     /// Open an extra socket; returns its port. It can be sent from at once.
@@ -126,18 +137,12 @@ impl PathSocket {
         match route {
             Some((path, Route::Direct { socket, remote })) => {
                 path.note_sent();
-                self.send_on(
-                    self.sockets.get(socket).as_deref(),
-                    &with_destination(transmit, remote),
-                )
+                self.send_joined(self.sockets.get(socket).as_deref(), remote, &[], transmit)
             }
             Some((_, Route::Relay(channel))) if tables.relay().is_some() => {
                 let server = tables.relay().unwrap_or(transmit.destination);
-                RELAY_BUFFER.with_borrow_mut(|buffer| {
-                    let header = relay::header(channel);
-                    let framed = frame(transmit, header, server, buffer);
-                    self.send_on(self.sockets.for_family(server.ip()), &framed)
-                })
+                let header = relay::header(channel);
+                self.send_joined(self.sockets.for_family(server.ip()), server, &header, transmit)
             }
             _ => {
                 Counters::count(&self.counters.no_path);
@@ -154,6 +159,67 @@ impl PathSocket {
                 Ok(())
             }
         }
+    }
+
+    /// Send a batch, each datagram behind this header, together with what waits before it; or let it wait for more.
+    fn send_joined(
+        &self,
+        bound: Option<&Bound>,
+        remote: SocketAddr,
+        header: &[u8],
+        transmit: &Transmit<'_>,
+    ) -> io::Result<()> {
+        let segment = transmit.segment_size.unwrap_or(transmit.contents.len());
+        let batch = Batch {
+            header,
+            contents: transmit.contents,
+            segment,
+        };
+        let mut bundle = lock(&self.bundle);
+        // Without offload a batch is a single datagram, which is never full.
+        let may_wait = batch.is_full() && bound.is_some();
+        let to = bound.map(|bound| To {
+            socket: bound.id(),
+            remote,
+            segment: segment + header.len(),
+            ecn: transmit.ecn,
+        });
+        let is_first = bundle.additions().is_none();
+        if let Some(to) = to.filter(|to| (may_wait || !is_first) && bundle.takes(to, &batch)) {
+            bundle.add(to, &batch);
+            if may_wait && bundle.has_room(&batch) {
+                if is_first {
+                    self.waiting.notify_one();
+                }
+                return Ok(());
+            }
+            return match self.send_bundle(&mut bundle) {
+                // It waits until the socket takes it.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.waiting.notify_one();
+                    Ok(())
+                }
+                sent => sent,
+            };
+        }
+        self.send_bundle(&mut bundle)?;
+        drop(bundle);
+        if header.is_empty() {
+            return self.send_on(bound, &with_destination(transmit, remote));
+        }
+        RELAY_BUFFER.with_borrow_mut(|buffer| self.send_on(bound, &frame(transmit, header, remote, buffer)))
+    }
+
+    /// Send what waits. After [`io::ErrorKind::WouldBlock`] it still waits.
+    fn send_bundle(&self, bundle: &mut Bundle) -> io::Result<()> {
+        let Some((socket, transmit)) = bundle.transmit() else {
+            return Ok(());
+        };
+        let sent = self.send_on(self.sockets.get(socket).as_deref(), &transmit);
+        if !matches!(&sent, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+            bundle.clear();
+        }
+        sent
     }
 
     /// What becomes of a datagram that came from `from` on `socket`.
@@ -327,6 +393,43 @@ impl AsyncUdpSocket for PathSocket {
     }
 }
 
+impl Drop for PathSocket {
+    fn drop(&mut self) {
+        self.waiting.notify_one();
+    }
+}
+
+/// Send what waits as soon as nothing more is added to it, until the socket is gone.
+async fn send_rest(socket: Weak<PathSocket>, waiting: Arc<Notify>) {
+    loop {
+        waiting.notified().await;
+        let Some(socket) = socket.upgrade() else { return };
+        let mut seen = None;
+        loop {
+            let additions = lock(&socket.bundle).additions();
+            if additions.is_none() {
+                break;
+            }
+            if additions != seen {
+                seen = additions;
+                // Comes back when this thread has nothing else to do.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let sent = socket.send_bundle(&mut lock(&socket.bundle));
+            match sent {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let mut poller = Arc::clone(&socket).create_io_poller();
+                    // An error shows again with the next attempt.
+                    let _ = std::future::poll_fn(|cx| poller.as_mut().poll_writable(cx)).await;
+                }
+                Err(error) => tracing::debug!(%error, "a batch was not sent"),
+                Ok(()) => {}
+            }
+        }
+    }
+}
+
 /// Where a buffer came from, looked up once for all datagrams in it.
 struct Origin<'a> {
     socket: SocketId,
@@ -374,21 +477,21 @@ fn with_destination<'a>(transmit: &Transmit<'a>, destination: SocketAddr) -> Tra
 /// Put a relay header in front of each datagram of a batch, which stays one batch.
 fn frame<'a>(
     transmit: &Transmit<'_>,
-    header: [u8; relay::HEADER_LEN],
+    header: &[u8],
     server: SocketAddr,
     buffer: &'a mut Vec<u8>,
 ) -> Transmit<'a> {
     buffer.clear();
     let segment = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
     for datagram in transmit.contents.chunks(segment) {
-        buffer.extend_from_slice(&header);
+        buffer.extend_from_slice(header);
         buffer.extend_from_slice(datagram);
     }
     Transmit {
         destination: server,
         ecn: transmit.ecn,
         contents: buffer,
-        segment_size: transmit.segment_size.map(|size| size + relay::HEADER_LEN),
+        segment_size: transmit.segment_size.map(|size| size + header.len()),
         src_ip: None,
     }
 }

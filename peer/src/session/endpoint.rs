@@ -225,7 +225,7 @@ mod tests {
         let socket = PathSocket::new(sockets, Arc::clone(&paths), driver, Arc::<Counters>::default());
         let link = Arc::new(LinkPath::new(LINK));
         paths.add_link(Arc::clone(&link));
-        let quic = Quic::new(Identity::generate().unwrap(), Arc::new(socket), Traces::default()).unwrap();
+        let quic = Quic::new(Identity::generate().unwrap(), socket, Traces::default()).unwrap();
         Side {
             quic,
             paths,

@@ -44,7 +44,7 @@ fn lab_with_room(datagrams: usize) -> Lab {
     );
     paths.add_link(Arc::new(LinkPath::new(LINK)));
     Lab {
-        socket: Arc::new(socket),
+        socket,
         paths,
         counters,
         driver,
@@ -417,4 +417,54 @@ async fn a_busy_socket_does_not_starve_the_others() {
         served += seen.iter().filter(|(_, bytes)| bytes[0] == 0x41).count();
     }
     assert!(calls <= 8, "{calls} calls for 4 sockets, twice round");
+}
+
+/// Full batches of ten datagrams of 100 bytes.
+fn full(fill: u8) -> Vec<u8> {
+    [[0x40; 1].as_slice(), &[fill; 99]].concat().repeat(10)
+}
+
+#[tokio::test]
+async fn full_batches_wait_for_each_other_and_none_stays_behind() {
+    let lab = lab();
+    let (peer, addr) = outside();
+    let route = Route::Direct {
+        socket: SocketId::V4,
+        remote: addr,
+    };
+    lab.paths.set_route(LINK, route);
+    let to = super::super::paths::virtual_addr(LINK);
+    let (first, second) = (full(1), full(2));
+    send(&lab, batch(to, &first, Some(100))).await;
+    send(&lab, batch(to, &second, Some(100))).await;
+    assert!(lock(&lab.socket.bundle).additions().is_some(), "both wait");
+    // Nothing else to do: they go.
+    for datagram in [&first[..], &second[..]].concat().chunks(100) {
+        let peer = peer.try_clone().unwrap();
+        let got = tokio::task::spawn_blocking(move || receive(&peer)).await.unwrap();
+        assert_eq!(got, datagram);
+    }
+    assert!(lock(&lab.socket.bundle).additions().is_none());
+}
+
+#[tokio::test]
+async fn less_than_a_full_batch_takes_along_what_waits_and_the_order_stays() {
+    let lab = lab();
+    let (peer, addr) = outside();
+    let route = Route::Direct {
+        socket: SocketId::V4,
+        remote: addr,
+    };
+    lab.paths.set_route(LINK, route);
+    let to = super::super::paths::virtual_addr(LINK);
+    let first = full(1);
+    send(&lab, batch(to, &first, Some(100))).await;
+    send(&lab, batch(to, &[0x40; 60], None)).await;
+    assert!(lock(&lab.socket.bundle).additions().is_none(), "sent at once");
+    send(&lab, batch(to, &first, Some(100))).await;
+    // Longer than the datagrams that wait: it cannot be part of their batch.
+    send(&lab, batch(to, &[0x41; 200], None)).await;
+    let lengths: Vec<_> = (0..22).map(|_| receive(&peer).len()).collect();
+    let expected = [&[100; 10][..], &[60], &[100; 10], &[200]].concat();
+    assert_eq!(lengths, expected);
 }
