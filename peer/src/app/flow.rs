@@ -9,10 +9,7 @@ use bytes::Bytes;
 use quinn::{RecvStream, SendStream, VarInt};
 
 use super::framed::FrameError;
-
-/// Pieces taken from a stream at once where they are not copied, one to a packet: fewer lock the connection more often, which
-/// costs its other tasks time.
-const CHUNKS: usize = 64;
+use crate::session::InOrder;
 
 /// The end of a stream that is written to.
 pub trait Outflow: Send + 'static {
@@ -31,7 +28,8 @@ pub trait Inflow: Send + 'static {
     /// Read some bytes, `None` at the end. Safe to cancel.
     fn read(&mut self, into: &mut [u8]) -> impl Future<Output = Result<Option<usize>, FrameError>> + Send;
 
-    /// Read some bytes and forget them: how many, `None` at the end. Safe to cancel.
+    /// Take some bytes, in whatever order they come, and forget them: how many, `None` at the end. Safe to cancel; what is read
+    /// later is not in order.
     fn discard(&mut self) -> impl Future<Output = Result<Option<usize>, FrameError>> + Send;
 
     /// Read no more, and tell the other side so with this application error code.
@@ -60,13 +58,30 @@ impl Inflow for RecvStream {
     }
 
     async fn discard(&mut self) -> Result<Option<usize>, FrameError> {
-        let mut chunks = [const { Bytes::new() }; CHUNKS];
-        let read = self.read_chunks(&mut chunks).await.map_err(FrameError::Read)?;
-        Ok(read.map(|read| chunks.iter().take(read).map(Bytes::len).sum()))
+        let read = self
+            .read_chunk(usize::MAX, false)
+            .await
+            .map_err(FrameError::Read)?;
+        Ok(read.map(|chunk| chunk.bytes.len()))
     }
 
     fn refuse(&mut self, code: u32) {
         // Fails only on a stream that has ended.
         let _ = self.stop(VarInt::from_u32(code));
+    }
+}
+
+impl Inflow for InOrder {
+    async fn read(&mut self, into: &mut [u8]) -> Result<Option<usize>, FrameError> {
+        Self::read(self, into).await.map_err(FrameError::Read)
+    }
+
+    async fn discard(&mut self) -> Result<Option<usize>, FrameError> {
+        let mut into = [0; 4096];
+        Inflow::read(self, &mut into).await
+    }
+
+    fn refuse(&mut self, code: u32) {
+        self.stop(VarInt::from_u32(code));
     }
 }

@@ -14,9 +14,9 @@ pub mod transfer;
 use std::future::Future;
 
 use flow::{Inflow, Outflow};
-use quinn::{RecvStream, SendStream};
+use quinn::SendStream;
 
-use crate::session::{Connection, StreamError};
+use crate::session::{Connection, InOrder, StreamError};
 
 /// Hears what an application does while it does it. Called from many tasks; must return at once.
 pub trait Listener: Send + Sync + 'static {
@@ -69,13 +69,13 @@ pub trait Bulk: Clone + Send + Sync + 'static {
 
 impl Bulk for Connection {
     type Out = SendStream;
-    type In = RecvStream;
+    type In = InOrder;
 
     async fn open_uni(&self) -> Result<SendStream, StreamError> {
         Self::open_uni(self).await
     }
 
-    async fn accept_uni(&self) -> Result<RecvStream, StreamError> {
-        Self::accept_uni(self).await
+    async fn accept_uni(&self) -> Result<InOrder, StreamError> {
+        Ok(InOrder::new(Self::accept_uni(self).await?))
     }
 }

@@ -105,7 +105,8 @@ impl Connection {
         Ok(self.inner.quic.open_uni().await?)
     }
 
-    /// The next stream in one direction that the peer opened.
+    /// The next stream in one direction that the peer opened. For much data over long paths read it through
+    /// [`super::InOrder`], which bears more losses.
     ///
     /// # Errors
     /// That the connection ended.

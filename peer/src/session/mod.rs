@@ -3,6 +3,7 @@
 mod congestion;
 mod connection;
 mod endpoint;
+mod in_order;
 mod noise;
 mod qlog;
 mod stream;
@@ -12,6 +13,7 @@ mod transport;
 pub(crate) use connection::CODE_DONE;
 pub use connection::{Connection, PathState};
 pub(crate) use endpoint::{DialError, Quic};
+pub use in_order::InOrder;
 pub(crate) use qlog::Traces;
 pub use quinn::{RecvStream, SendStream};
 pub(crate) use stream::CODE_NO_SERVICE;

@@ -123,7 +123,7 @@ impl<O: Outflow, I: crate::app::flow::Inflow> Incoming<O, I> {
     ///
     /// # Errors
     /// Any [`ReceiveError`]. What was stored stays, and what arrived of other files is kept for another attempt.
-    pub async fn receive<B: Bulk<Out = O, In = I>>(
+    pub async fn receive<B: Bulk<Out = O>>(
         mut self,
         bulk: &B,
         inbox: Arc<Inbox>,

@@ -130,7 +130,7 @@ impl<O: Outflow> Receiving<O> {
     pub(super) async fn run<B: Bulk<Out = O>>(
         mut self,
         bulk: &B,
-        recv: B::In,
+        recv: impl Inflow,
         mut notices: mpsc::Receiver<Notice>,
         stop: impl Future<Output = bool> + Send,
     ) -> Result<Received, ReceiveError> {

@@ -76,7 +76,7 @@ pub struct Sent {
 /// Any [`SendError`]. Files that the receiver confirmed before stay where they are, and it keeps what arrived of others.
 pub async fn send<B: Bulk>(
     bulk: &B,
-    control: (B::Out, B::In),
+    control: (impl Outflow, impl Inflow),
     sources: Arc<Sources>,
     sending: Sending,
     listener: Arc<dyn Listener>,
