@@ -306,9 +306,12 @@ impl Meeting {
         self.start(name, "knothole", &format!("{label}-{name}"), Some(name), &all)
     }
 
-    /// The lab.
-    pub(crate) fn lab(&self) -> &Lab {
-        &self.lab
+    /// Most entries that any of the NATs has held: all that the machines behind it do, not only with each other. Where the kernel
+    /// plays it, what connection tracking counts now.
+    pub(crate) fn nat_entries(&self) -> usize {
+        let stats = self.lab.stats();
+        let held = stats.nats.values().map(|nat| nat.stats.peak_entries);
+        held.max().unwrap_or(0)
     }
 
     /// Where a file of the meeting is.

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use crate::demo::{DemoError, Stop};
 use crate::fabric::NatEngine;
+use crate::matrix::{IN_MEMORY, IN_NAMESPACES};
 use crate::nat::NatKind;
 use crate::parallel;
 use crate::sim::{Place, Weather};
@@ -112,8 +113,17 @@ impl World {
     #[must_use]
     pub fn word(&self) -> &'static str {
         match self {
-            Self::Memory => "sim",
-            Self::Namespaces { .. } => "netns",
+            Self::Memory => IN_MEMORY,
+            Self::Namespaces { .. } => IN_NAMESPACES,
+        }
+    }
+
+    /// Who plays the NATs, where that is to be chosen.
+    #[must_use]
+    pub fn engine(&self) -> Option<NatEngine> {
+        match self {
+            Self::Memory => None,
+            Self::Namespaces { engine, .. } => Some(*engine),
         }
     }
 }

@@ -89,8 +89,8 @@ fn seen(meeting: &Meeting, pings: Pings) -> Sample {
         // One side tells what it did; the other does the like.
         probes: pings.probes.map(|probes| [probes, probes]),
         sockets: pings.sockets.map(|sockets| [sockets, sockets]),
-        // The NATs' own count has the entries of the survey in it, which a program makes that has just started.
         entries: pings.nat_entries.map(|entries| [entries, entries]),
+        held: u64::try_from(meeting.nat_entries()).ok(),
         reason: said.filter(|_| !direct),
         broken: pings.last.is_none(),
         ..Sample::default()

@@ -28,6 +28,9 @@ pub struct Sample {
     pub sockets: Option<[u32; 2]>,
     /// Entries made in the NATs of each side.
     pub entries: Option<[u64; 2]>,
+    /// Most entries that a NAT held at a time, whatever they were for, where they are counted: what connection tracking says where
+    /// the kernel plays it.
+    pub held: Option<u64>,
     /// Why it is not direct, or what went wrong.
     pub reason: Option<String>,
     /// Something went wrong that no NAT is to blame for.
@@ -63,6 +66,8 @@ pub struct Kept {
     pub sockets: Option<u32>,
     /// Entries made at the side that has more, in ascending order.
     pub entries: Vec<u64>,
+    /// Most entries that a NAT held at a time, where they are counted.
+    pub held: Option<u64>,
     /// Plans of first rounds, by word.
     pub plans: BTreeMap<String, u32>,
     /// What is promised.
@@ -120,14 +125,18 @@ impl Kept {
                     .filter_map(|sample| sample.entries)
                     .map(|[a, b]| a.max(b)),
             ),
+            held: samples.iter().filter_map(|sample| sample.held).max(),
             plans,
             bar: promise.bar,
             rival: promise.rival,
             missed: Vec::new(),
             example: None,
             command: format!(
-                "knothole-netsim matrix --promises --world {} --row {} --runs {} --seed {}",
+                "knothole-netsim matrix --promises --world {}{} --row {} --runs {} --seed {}",
                 plan.world.word(),
+                plan.world
+                    .engine()
+                    .map_or(String::new(), |engine| format!(" --nat {}", engine.word())),
                 promise.name,
                 plan.runs,
                 plan.seed
@@ -160,7 +169,7 @@ impl Kept {
             "to_direct_ms": quantiles(&self.times), "data_ms": quantiles(&self.data),
             "probes": { "p50": Cell::quantile(&self.probes, 0.5), "max": self.probes.last() },
             "packets": { "p50": Cell::quantile(&self.packets, 0.5), "p99": Cell::quantile(&self.packets, 0.99), "max": self.packets.last(), "side_max": self.packets_side },
-            "sockets": { "max": self.sockets }, "nat_entries": { "p99": Cell::quantile(&self.entries, 0.99), "max": self.entries.last() },
+            "sockets": { "max": self.sockets }, "nat_entries": { "p99": Cell::quantile(&self.entries, 0.99), "max": self.entries.last() }, "nat_held": { "max": self.held },
             "bar": self.bar.words(), "rival": self.rival, "met": self.is_kept(), "missed": self.missed,
             "reason": self.example.as_ref().map(|(reason, _)| reason),
             "command": self.example.as_ref().map_or(&self.command, |(_, command)| command),
@@ -195,6 +204,7 @@ impl Kept {
             Cell::quantile(&self.packets, 0.99).map(Into::into),
         );
         above("entries", bar.entries, Cell::quantile(&self.entries, 0.99));
+        above("held", bar.held, self.held);
         above("data", bar.data_ms, self.data.last().copied());
         for (number, sample) in (0..self.runs).zip(samples) {
             let setup = promise.setup(number, self.runs);
@@ -274,6 +284,7 @@ mod tests {
             packets: Some([14, 16]),
             sockets: Some([0, 1]),
             entries: Some([3, 70]),
+            held: Some(100),
             ..Sample::default()
         }
     }
@@ -315,7 +326,7 @@ mod tests {
     }
 
     /// Bars of one number each, all a little too high for the attempts of the test.
-    fn bars() -> [(Bar, &'static str); 8] {
+    fn bars() -> [(Bar, &'static str); 9] {
         let bar = |set: fn(&mut Bar)| {
             let mut bar = Bar::default();
             set(&mut bar);
@@ -331,6 +342,7 @@ mod tests {
             ),
             (bar(|bar| bar.packets = Some(29)), "packets 30 > 29"),
             (bar(|bar| bar.entries = Some(69)), "entries 70 > 69"),
+            (bar(|bar| bar.held = Some(99)), "held 100 > 99"),
             (bar(|bar| bar.block_part = Some(8)), "ports of a block 70 > 64"),
             (bar(|bar| bar.data_ms = Some(199)), "data 200 > 199"),
         ]
