@@ -214,6 +214,16 @@ impl Meeting {
         Ok(role)
     }
 
+    /// Lets a machine find out what its network does, and keep it.
+    ///
+    /// # Errors
+    /// [`DemoError`].
+    pub(crate) fn survey(&self, side: usize) -> Result<(), DemoError> {
+        let role = self.node(side, "netcheck", &["netcheck"])?;
+        role.finish(Instant::now() + STEP, &self.stop)?;
+        Ok(())
+    }
+
     /// The first machine pings the second until the path is direct, until it is clear that it stays relayed, or for `limit`.
     ///
     /// # Errors

@@ -25,6 +25,8 @@ use crate::nat::NatKind;
 use crate::parallel;
 use crate::sim::{Place, Weather};
 
+use namespaces::How;
+
 pub use bar::Bar;
 pub use rows::promises;
 pub use sum::{Kept, Sample};
@@ -105,6 +107,8 @@ pub enum World {
         executable: PathBuf,
         /// Who plays the NATs.
         engine: NatEngine,
+        /// The caller knows nothing of its network when it asks, so that a first round goes by too little.
+        cold: bool,
     },
 }
 
@@ -118,12 +122,13 @@ impl World {
         }
     }
 
-    /// Who plays the NATs, where that is to be chosen.
-    #[must_use]
-    pub fn engine(&self) -> Option<NatEngine> {
+    /// The further options that ask for it, each after a space.
+    fn how(&self) -> String {
         match self {
-            Self::Memory => None,
-            Self::Namespaces { engine, .. } => Some(*engine),
+            Self::Memory => String::new(),
+            Self::Namespaces { engine, cold, .. } => {
+                format!(" --nat {}{}", engine.word(), if *cold { " --cold" } else { "" })
+            }
         }
     }
 }
@@ -223,8 +228,17 @@ fn samples(plan: &Plan, promise: &Promise, stop: &Stop) -> Result<Option<Vec<Sam
         }
         match &plan.world {
             World::Memory => Ok(Some(memory::sample(plan.seed, promise.name, turn))),
-            World::Namespaces { executable, engine } => {
-                namespaces::sample(plan.seed, (executable.as_path(), *engine), turn, stop)
+            World::Namespaces {
+                executable,
+                engine,
+                cold,
+            } => {
+                let how = How {
+                    executable,
+                    engine: *engine,
+                    cold: *cold,
+                };
+                namespaces::sample(plan.seed, how, turn, stop)
             }
         }
     };

@@ -26,8 +26,8 @@ pub struct Sample {
     pub packets: Option<[u32; 2]>,
     /// Sockets that each side opened.
     pub sockets: Option<[u32; 2]>,
-    /// Entries made in the NATs of each side.
-    pub entries: Option<[u64; 2]>,
+    /// Entries made in the NATs of each side, where they are counted.
+    pub entries: [Option<u64>; 2],
     /// Most entries that a NAT held at a time, whatever they were for, where they are counted: what connection tracking says where
     /// the kernel plays it.
     pub held: Option<u64>,
@@ -122,8 +122,7 @@ impl Kept {
             entries: sorted(
                 samples
                     .iter()
-                    .filter_map(|sample| sample.entries)
-                    .map(|[a, b]| a.max(b)),
+                    .filter_map(|sample| sample.entries.into_iter().flatten().max()),
             ),
             held: samples.iter().filter_map(|sample| sample.held).max(),
             plans,
@@ -134,9 +133,7 @@ impl Kept {
             command: format!(
                 "knothole-netsim matrix --promises --world {}{} --row {} --runs {} --seed {}",
                 plan.world.word(),
-                plan.world
-                    .engine()
-                    .map_or(String::new(), |engine| format!(" --nat {}", engine.word())),
+                plan.world.how(),
                 promise.name,
                 plan.runs,
                 plan.seed
@@ -208,14 +205,9 @@ impl Kept {
         above("data", bar.data_ms, self.data.last().copied());
         for (number, sample) in (0..self.runs).zip(samples) {
             let setup = promise.setup(number, self.runs);
-            if let (Some(part), Some((side, block)), Some(entries)) =
-                (bar.block_part, setup.block, sample.entries)
-            {
-                above(
-                    "ports of a block",
-                    Some(u64::from(block / part)),
-                    Some(entries[side]),
-                );
+            if let (Some(part), Some((side, block))) = (bar.block_part, setup.block) {
+                let most = u64::from(block / part);
+                above("ports of a block", Some(most), sample.entries[side]);
             }
         }
         missed.dedup();
@@ -254,8 +246,14 @@ impl Kept {
         }
         let broken = samples.iter().find(|sample| sample.broken);
         let other = samples.iter().find(|sample| sample.direct == self.bar.relay_only);
-        let slow = samples.iter().max_by_key(|sample| sample.to_direct_ms);
-        let sample = broken.or(other).or(slow)?;
+        let first = self.missed.first().map_or("", String::as_str);
+        let most = samples.iter().max_by_key(|sample| match first {
+            what if what.starts_with("probes") => sample.probes.map(|[a, b]| u64::from(a.max(b))),
+            what if what.starts_with("entries") => sample.entries.into_iter().flatten().max(),
+            what if what.starts_with("held") => sample.held,
+            _ => sample.to_direct_ms,
+        });
+        let sample = broken.or(other).or(most)?;
         Some((sample.reason.clone().unwrap_or_default(), sample.command.clone()))
     }
 }
@@ -283,7 +281,7 @@ mod tests {
             probes: Some([10, 12]),
             packets: Some([14, 16]),
             sockets: Some([0, 1]),
-            entries: Some([3, 70]),
+            entries: [Some(3), Some(70)],
             held: Some(100),
             ..Sample::default()
         }
