@@ -181,6 +181,113 @@ fn a_page_holds_every_cell_and_a_trace_and_fetches_nothing() {
 }
 
 #[test]
+fn promises_are_a_row_each_and_a_last_word_that_counts_them() {
+    let output = matrix(&[
+        "--promises",
+        "--row",
+        "steps,ipv6",
+        "--runs",
+        "5",
+        "--seed",
+        "3",
+        "--json",
+    ]);
+    assert_eq!(output.status.code(), Some(0));
+    let events = events(&output);
+    let [ipv6, steps, done] = &events[..] else {
+        panic!("{events:#?}")
+    };
+    for (row, name) in [(ipv6, "ipv6"), (steps, "steps")] {
+        assert_eq!(
+            (
+                &row["event"],
+                &row["row"],
+                &row["runs"],
+                &row["direct"],
+                &row["met"]
+            ),
+            (
+                &"promise".into(),
+                &name.into(),
+                &5.into(),
+                &5.into(),
+                &true.into()
+            ),
+            "in the order of the table, whatever was asked for first: {row}"
+        );
+        assert!(
+            row["to_direct_ms"]["p95"].as_u64().is_some_and(|ms| ms > 100),
+            "{row}"
+        );
+        let again = row["command"].as_str().expect("a command");
+        assert!(
+            again.ends_with(&format!("--row {name} --runs 5 --seed 3")),
+            "{again}"
+        );
+    }
+    assert_eq!(steps["plans"]["steps"], 5, "{steps}");
+    assert_eq!(
+        (&done["event"], &done["world"], &done["complete"], &done["rows"]),
+        (&"done".into(), &"sim".into(), &true.into(), &2.into())
+    );
+    assert_eq!((&done["missed"], &done["attempts"]), (&0.into(), &10.into()));
+}
+
+#[test]
+fn promises_as_a_table_say_what_was_promised_and_whether_it_was_kept() {
+    let output = matrix(&["--promises", "--row", "counter", "--runs", "4"]);
+    assert_eq!(output.status.code(), Some(0));
+    let (table, progress) = (
+        String::from_utf8(output.stdout).expect("UTF-8"),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    );
+    let line = table
+        .lines()
+        .find(|line| line.starts_with("counter "))
+        .expect("the row");
+    assert!(line.contains("100.00 %") && line.ends_with("yes"), "{line}");
+    assert!(
+        table.contains("promised: 99 % p95 1500 packets 60 entries 12"),
+        "{table}"
+    );
+    assert!(table.contains("\n1 promises, 1 kept; 4 attempts in "), "{table}");
+    assert!(progress.contains("counter: kept"), "{progress}");
+}
+
+#[test]
+fn a_promise_that_nobody_gave_is_a_usage_error_that_names_those_there_are() {
+    let output = matrix(&["--promises", "--row", "easy,rubbish", "--runs", "1", "--json"]);
+    let events = events(&output);
+    assert_eq!((output.status.code(), events.len()), (Some(2), 1), "{events:#?}");
+    assert_eq!(
+        (&events[0]["event"], &events[0]["code"]),
+        (&"error".into(), &2.into())
+    );
+    let words = events[0]["message"].as_str().expect("words");
+    assert!(
+        words.starts_with("no promise is called rubbish; there are easy, one-nat,"),
+        "{words}"
+    );
+    for (arguments, named) in [
+        (
+            &["--promises", "--row", "rubbish"][..],
+            "no promise is called rubbish",
+        ),
+        (&["--row", "easy"], "--promises"),
+        (&["--promises", "--kinds", "easy"], "--kinds"),
+    ] {
+        let output = matrix(arguments);
+        assert_eq!(
+            (output.status.code(), output.stdout.len()),
+            (Some(2), 0),
+            "{arguments:?}"
+        );
+        let words = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(words.contains(named), "{arguments:?}: {words}");
+    }
+}
+
+#[test]
 fn what_cannot_be_is_a_usage_error_that_names_what_can() {
     for (arguments, named) in [
         (&["--kinds", "nonsense"][..], "port-restricted"),

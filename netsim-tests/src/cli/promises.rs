@@ -63,7 +63,15 @@ fn plan(args: &MatrixArgs) -> Result<Plan, String> {
             let executable = std::env::current_exe()
                 .map_err(|error| format!("cannot find this program's file ({error})"))?;
             let engine = args.nat.engine();
-            (RUNS_IN_NAMESPACES, LABS, World::Namespaces { executable, engine })
+            (
+                RUNS_IN_NAMESPACES,
+                LABS,
+                World::Namespaces {
+                    executable,
+                    engine,
+                    cold: args.cold,
+                },
+            )
         }
     };
     Ok(Plan {

@@ -214,6 +214,16 @@ impl Meeting {
         Ok(role)
     }
 
+    /// Lets a machine find out what its network does, and keep it.
+    ///
+    /// # Errors
+    /// [`DemoError`].
+    pub(crate) fn survey(&self, side: usize) -> Result<(), DemoError> {
+        let role = self.node(side, "netcheck", &["netcheck"])?;
+        role.finish(Instant::now() + STEP, &self.stop)?;
+        Ok(())
+    }
+
     /// The first machine pings the second until the path is direct, until it is clear that it stays relayed, or for `limit`.
     ///
     /// # Errors
@@ -306,9 +316,12 @@ impl Meeting {
         self.start(name, "knothole", &format!("{label}-{name}"), Some(name), &all)
     }
 
-    /// The lab.
-    pub(crate) fn lab(&self) -> &Lab {
-        &self.lab
+    /// Most entries that any of the NATs has held: all that the machines behind it do, not only with each other. Where the kernel
+    /// plays it, what connection tracking counts now.
+    pub(crate) fn nat_entries(&self) -> usize {
+        let stats = self.lab.stats();
+        let held = stats.nats.values().map(|nat| nat.stats.peak_entries);
+        held.max().unwrap_or(0)
     }
 
     /// Where a file of the meeting is.

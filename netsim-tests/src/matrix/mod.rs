@@ -70,11 +70,15 @@ impl World {
     #[must_use]
     pub fn word(&self) -> &'static str {
         match self {
-            Self::Memory { .. } => "sim",
-            Self::Namespaces { .. } => "netns",
+            Self::Memory { .. } => IN_MEMORY,
+            Self::Namespaces { .. } => IN_NAMESPACES,
         }
     }
 }
+
+/// The words of the two worlds, on command lines and in JSON.
+pub(crate) const IN_MEMORY: &str = "sim";
+pub(crate) const IN_NAMESPACES: &str = "netns";
 
 /// What a matrix came to.
 #[derive(Clone, Debug)]

@@ -100,7 +100,7 @@ fn attempt(cast: Cast, oracle: Expect, reaches: [bool; 2], stop: &Stop) -> Resul
         end,
         to_direct_ms: pings.direct_after_ms,
         probes: pings.probes,
-        nat_entries: entries(&meeting),
+        nat_entries: Some(meeting.nat_entries()),
         path: pings.last,
         fault,
     })
@@ -126,19 +126,9 @@ fn stay_out(meeting: &Meeting, reaches: [bool; 2]) -> Result<Sample, DemoError> 
         }
     }
     Ok(Sample {
-        nat_entries: entries(meeting),
+        nat_entries: Some(meeting.nat_entries()),
         ..failed(said.unwrap_or_default())
     })
-}
-
-fn entries(meeting: &Meeting) -> Option<usize> {
-    let stats = meeting.lab().stats();
-    stats
-        .nats
-        .values()
-        .map(|nat| nat.stats.peak_entries)
-        .max()
-        .or(Some(0))
 }
 
 fn failed(fault: String) -> Sample {

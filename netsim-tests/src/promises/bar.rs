@@ -19,6 +19,8 @@ pub struct Bar {
     pub packets: Option<u32>,
     /// In 99 of 100 attempts no more entries in the NATs of either side.
     pub entries: Option<u64>,
+    /// No NAT holds more entries at a time, those of the survey and of the server among them, where they are counted.
+    pub held: Option<u64>,
     /// No more than this share of a subscriber's ports, where these are few: one part in so many.
     pub block_part: Option<u16>,
     /// The relay has carried the first datagram to the callee after so many milliseconds.
@@ -48,6 +50,7 @@ impl Bar {
         add("packets/side", self.packets_side.map(u64::from));
         add("packets", self.packets.map(u64::from));
         add("entries", self.entries);
+        add("held", self.held);
         add("block/", self.block_part.map(u64::from));
         add("data", self.data_ms);
         out

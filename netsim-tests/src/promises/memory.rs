@@ -59,7 +59,8 @@ fn seen(outcome: &Outcome) -> Sample {
         probes: Some(costs.map(|cost| cost.probes)),
         packets: Some(costs.map(|cost| cost.probes + cost.questions)),
         sockets: Some(costs.map(|cost| cost.sockets)),
-        entries: Some(costs.map(|cost| cost.nat_entries)),
+        entries: costs.map(|cost| Some(cost.nat_entries)),
+        held: None,
         reason: outcome.paths[0].and_then(|path| match path {
             Path::Direct { .. } => None,
             Path::Relay(why) | Path::None(why) => Some(why.sentence().to_owned()),

@@ -20,9 +20,12 @@ use std::time::{Duration, Instant};
 
 use crate::demo::{DemoError, Stop};
 use crate::fabric::NatEngine;
+use crate::matrix::{IN_MEMORY, IN_NAMESPACES};
 use crate::nat::NatKind;
 use crate::parallel;
 use crate::sim::{Place, Weather};
+
+use namespaces::How;
 
 pub use bar::Bar;
 pub use rows::promises;
@@ -104,6 +107,8 @@ pub enum World {
         executable: PathBuf,
         /// Who plays the NATs.
         engine: NatEngine,
+        /// The caller knows nothing of its network when it asks, so that a first round goes by too little.
+        cold: bool,
     },
 }
 
@@ -112,8 +117,18 @@ impl World {
     #[must_use]
     pub fn word(&self) -> &'static str {
         match self {
-            Self::Memory => "sim",
-            Self::Namespaces { .. } => "netns",
+            Self::Memory => IN_MEMORY,
+            Self::Namespaces { .. } => IN_NAMESPACES,
+        }
+    }
+
+    /// The further options that ask for it, each after a space.
+    fn how(&self) -> String {
+        match self {
+            Self::Memory => String::new(),
+            Self::Namespaces { engine, cold, .. } => {
+                format!(" --nat {}{}", engine.word(), if *cold { " --cold" } else { "" })
+            }
         }
     }
 }
@@ -213,8 +228,17 @@ fn samples(plan: &Plan, promise: &Promise, stop: &Stop) -> Result<Option<Vec<Sam
         }
         match &plan.world {
             World::Memory => Ok(Some(memory::sample(plan.seed, promise.name, turn))),
-            World::Namespaces { executable, engine } => {
-                namespaces::sample(plan.seed, (executable.as_path(), *engine), turn, stop)
+            World::Namespaces {
+                executable,
+                engine,
+                cold,
+            } => {
+                let how = How {
+                    executable,
+                    engine: *engine,
+                    cold: *cold,
+                };
+                namespaces::sample(plan.seed, how, turn, stop)
             }
         }
     };

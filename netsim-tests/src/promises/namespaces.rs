@@ -22,16 +22,22 @@ const GUESSES: [&str; 3] = ["birthday", "block", "steps"];
 /// How long a direct path is waited for: two rounds, and what a busy machine adds.
 const PATIENCE: Duration = Duration::from_secs(12);
 
+/// How all attempts are made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct How<'a> {
+    /// The executable that plays the roles.
+    pub(super) executable: &'a Path,
+    /// Who plays the NATs.
+    pub(super) engine: NatEngine,
+    /// Does the caller know nothing of its network when it asks?
+    pub(super) cold: bool,
+}
+
 /// Makes an attempt; `None` if somebody stopped it.
 ///
 /// # Errors
 /// What makes labs impossible here; whatever goes wrong inside a lab is in the sample.
-pub(super) fn sample(
-    seed: u64,
-    (executable, engine): (&Path, NatEngine),
-    turn: Turn,
-    stop: &Stop,
-) -> Result<Option<Sample>, DemoError> {
+pub(super) fn sample(seed: u64, how: How<'_>, turn: Turn, stop: &Stop) -> Result<Option<Sample>, DemoError> {
     let [a, b] = turn.setup.kinds;
     let seed = seed.wrapping_add(turn.number.into());
     let cast = Cast {
@@ -41,12 +47,12 @@ pub(super) fn sample(
         delay: DELAY,
         server_delay: DELAY,
         seed,
-        executable: executable.to_owned(),
-        engine,
+        executable: how.executable.to_owned(),
+        engine: how.engine,
     };
     let command = format!(
         "knothole-netsim matrix --world netns --nat {} --a {} --b {} --runs 1 --seed {seed}",
-        engine.word(),
+        how.engine.word(),
         a.name,
         b.name
     );
@@ -55,7 +61,7 @@ pub(super) fn sample(
         reason: Some(reason),
         ..Sample::default()
     };
-    let sample = match attempt(cast, stop) {
+    let sample = match attempt(cast, how.cold, stop) {
         Ok(sample) => sample,
         Err(DemoError::Role(RoleError::Stopped)) => return Ok(None),
         Err(error @ (DemoError::Lab(_) | DemoError::Role(RoleError::Files { .. }))) => return Err(error),
@@ -64,11 +70,14 @@ pub(super) fn sample(
     Ok(Some(Sample { command, ..sample }))
 }
 
-fn attempt(cast: Cast, stop: &Stop) -> Result<Sample, DemoError> {
+fn attempt(cast: Cast, cold: bool, stop: &Stop) -> Result<Sample, DemoError> {
     let mut meeting = Meeting::new(cast, stop)?;
     meeting.serve()?;
     meeting.pair()?;
     let _up = meeting.up()?;
+    if !cold {
+        meeting.survey(0)?;
+    }
     let pings = meeting.ping(PATIENCE, "auto", &mut |_| {})?;
     Ok(seen(&meeting, pings))
 }
@@ -89,8 +98,8 @@ fn seen(meeting: &Meeting, pings: Pings) -> Sample {
         // One side tells what it did; the other does the like.
         probes: pings.probes.map(|probes| [probes, probes]),
         sockets: pings.sockets.map(|sockets| [sockets, sockets]),
-        // The NATs' own count has the entries of the survey in it, which a program makes that has just started.
-        entries: pings.nat_entries.map(|entries| [entries, entries]),
+        entries: [pings.nat_entries, None],
+        held: u64::try_from(meeting.nat_entries()).ok(),
         reason: said.filter(|_| !direct),
         broken: pings.last.is_none(),
         ..Sample::default()

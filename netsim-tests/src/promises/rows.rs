@@ -173,6 +173,7 @@ fn random_row() -> Promise {
             p50_ms: Some(2000),
             p95_ms: Some(4000),
             entries: Some(1100),
+            held: Some(1100),
             ..Bar::default()
         },
         rival: Some("iroh 1.4.1, port-restricted x any symmetric: 0 % direct"),

@@ -26,8 +26,11 @@ pub struct Sample {
     pub packets: Option<[u32; 2]>,
     /// Sockets that each side opened.
     pub sockets: Option<[u32; 2]>,
-    /// Entries made in the NATs of each side.
-    pub entries: Option<[u64; 2]>,
+    /// Entries made in the NATs of each side, where they are counted.
+    pub entries: [Option<u64>; 2],
+    /// Most entries that a NAT held at a time, whatever they were for, where they are counted: what connection tracking says where
+    /// the kernel plays it.
+    pub held: Option<u64>,
     /// Why it is not direct, or what went wrong.
     pub reason: Option<String>,
     /// Something went wrong that no NAT is to blame for.
@@ -63,6 +66,8 @@ pub struct Kept {
     pub sockets: Option<u32>,
     /// Entries made at the side that has more, in ascending order.
     pub entries: Vec<u64>,
+    /// Most entries that a NAT held at a time, where they are counted.
+    pub held: Option<u64>,
     /// Plans of first rounds, by word.
     pub plans: BTreeMap<String, u32>,
     /// What is promised.
@@ -117,17 +122,18 @@ impl Kept {
             entries: sorted(
                 samples
                     .iter()
-                    .filter_map(|sample| sample.entries)
-                    .map(|[a, b]| a.max(b)),
+                    .filter_map(|sample| sample.entries.into_iter().flatten().max()),
             ),
+            held: samples.iter().filter_map(|sample| sample.held).max(),
             plans,
             bar: promise.bar,
             rival: promise.rival,
             missed: Vec::new(),
             example: None,
             command: format!(
-                "knothole-netsim matrix --promises --world {} --row {} --runs {} --seed {}",
+                "knothole-netsim matrix --promises --world {}{} --row {} --runs {} --seed {}",
                 plan.world.word(),
+                plan.world.how(),
                 promise.name,
                 plan.runs,
                 plan.seed
@@ -160,7 +166,7 @@ impl Kept {
             "to_direct_ms": quantiles(&self.times), "data_ms": quantiles(&self.data),
             "probes": { "p50": Cell::quantile(&self.probes, 0.5), "max": self.probes.last() },
             "packets": { "p50": Cell::quantile(&self.packets, 0.5), "p99": Cell::quantile(&self.packets, 0.99), "max": self.packets.last(), "side_max": self.packets_side },
-            "sockets": { "max": self.sockets }, "nat_entries": { "p99": Cell::quantile(&self.entries, 0.99), "max": self.entries.last() },
+            "sockets": { "max": self.sockets }, "nat_entries": { "p99": Cell::quantile(&self.entries, 0.99), "max": self.entries.last() }, "nat_held": { "max": self.held },
             "bar": self.bar.words(), "rival": self.rival, "met": self.is_kept(), "missed": self.missed,
             "reason": self.example.as_ref().map(|(reason, _)| reason),
             "command": self.example.as_ref().map_or(&self.command, |(_, command)| command),
@@ -195,17 +201,13 @@ impl Kept {
             Cell::quantile(&self.packets, 0.99).map(Into::into),
         );
         above("entries", bar.entries, Cell::quantile(&self.entries, 0.99));
+        above("held", bar.held, self.held);
         above("data", bar.data_ms, self.data.last().copied());
         for (number, sample) in (0..self.runs).zip(samples) {
             let setup = promise.setup(number, self.runs);
-            if let (Some(part), Some((side, block)), Some(entries)) =
-                (bar.block_part, setup.block, sample.entries)
-            {
-                above(
-                    "ports of a block",
-                    Some(u64::from(block / part)),
-                    Some(entries[side]),
-                );
+            if let (Some(part), Some((side, block))) = (bar.block_part, setup.block) {
+                let most = u64::from(block / part);
+                above("ports of a block", Some(most), sample.entries[side]);
             }
         }
         missed.dedup();
@@ -244,8 +246,14 @@ impl Kept {
         }
         let broken = samples.iter().find(|sample| sample.broken);
         let other = samples.iter().find(|sample| sample.direct == self.bar.relay_only);
-        let slow = samples.iter().max_by_key(|sample| sample.to_direct_ms);
-        let sample = broken.or(other).or(slow)?;
+        let first = self.missed.first().map_or("", String::as_str);
+        let most = samples.iter().max_by_key(|sample| match first {
+            what if what.starts_with("probes") => sample.probes.map(|[a, b]| u64::from(a.max(b))),
+            what if what.starts_with("entries") => sample.entries.into_iter().flatten().max(),
+            what if what.starts_with("held") => sample.held,
+            _ => sample.to_direct_ms,
+        });
+        let sample = broken.or(other).or(most)?;
         Some((sample.reason.clone().unwrap_or_default(), sample.command.clone()))
     }
 }
@@ -273,7 +281,8 @@ mod tests {
             probes: Some([10, 12]),
             packets: Some([14, 16]),
             sockets: Some([0, 1]),
-            entries: Some([3, 70]),
+            entries: [Some(3), Some(70)],
+            held: Some(100),
             ..Sample::default()
         }
     }
@@ -315,7 +324,7 @@ mod tests {
     }
 
     /// Bars of one number each, all a little too high for the attempts of the test.
-    fn bars() -> [(Bar, &'static str); 8] {
+    fn bars() -> [(Bar, &'static str); 9] {
         let bar = |set: fn(&mut Bar)| {
             let mut bar = Bar::default();
             set(&mut bar);
@@ -331,6 +340,7 @@ mod tests {
             ),
             (bar(|bar| bar.packets = Some(29)), "packets 30 > 29"),
             (bar(|bar| bar.entries = Some(69)), "entries 70 > 69"),
+            (bar(|bar| bar.held = Some(99)), "held 100 > 99"),
             (bar(|bar| bar.block_part = Some(8)), "ports of a block 70 > 64"),
             (bar(|bar| bar.data_ms = Some(199)), "data 200 > 199"),
         ]

@@ -6,7 +6,7 @@ use super::{Kept, Report};
 use crate::matrix::Cell;
 
 /// What the columns are.
-const HEADER: &str = "row                 pairs  runs   direct    ms p50   p95   max  probes p50 max  packets p99  sockets entries  met
+const HEADER: &str = "row                 pairs  runs   direct    ms p50   p95   max  probes p50 max  packets p99  sockets entries  held  met
 ";
 
 /// The report as text: equal reports, equal text.
@@ -30,7 +30,7 @@ fn line(out: &mut String, row: &Kept) {
     // Writing to a string cannot fail.
     let _ = writeln!(
         out,
-        "{:<19} {:>5} {:>5} {:>7.2} % {:>9} {:>5} {:>5} {:>11} {:>3} {:>12} {:>8} {:>7}  {}",
+        "{:<19} {:>5} {:>5} {:>7.2} % {:>9} {:>5} {:>5} {:>11} {:>3} {:>12} {:>8} {:>7} {:>5}  {}",
         row.name,
         row.setups,
         row.runs,
@@ -43,6 +43,7 @@ fn line(out: &mut String, row: &Kept) {
         number(Cell::quantile(&row.packets, 0.99).map(u64::from)),
         number(row.sockets.map(u64::from)),
         number(row.entries.last().copied()),
+        number(row.held),
         if row.is_kept() { "yes" } else { "NO" },
     );
     let _ = writeln!(out, "    {}", row.pairs);

@@ -21,3 +21,12 @@ fn two_introductions_at_one_moment_have_a_budget_each() {
         .with_stranger(Mischief::Replay);
     attempt.run().unwrap_or_else(|failure| panic!("{failure}"));
 }
+
+/// Of each STUN answer a copy with a bit flipped came first; one that named another port made a router that keeps its ports look as if
+/// it did not, and the two stayed on the relay.
+#[test]
+fn an_answer_that_somebody_bent_does_not_make_an_easy_network_look_hard() {
+    let attempt = attempt("small-table", "linux-input-accept", Weather::ORDINARY, 126_816)
+        .with_stranger(Mischief::Replay);
+    attempt.run().unwrap_or_else(|failure| panic!("{failure}"));
+}

@@ -112,7 +112,7 @@ impl Connector {
             Input::Datagram { socket, from, bytes } => self.on_datagram(socket, from, bytes, now),
             Input::Opened { socket, local } => self.on_opened(socket, local, now),
             Input::NotOpened { socket } => self.on_not_opened(socket, now),
-            Input::Network(known) => self.on_network(&known, now),
+            Input::Network(known) => self.on_network(&known),
             Input::LocalCandidates(candidates) => self.on_local(candidates, now),
             Input::Traffic { link, sent, received } => {
                 if let Some(agent) = self.links.get_mut(&link).and_then(|link| link.agent.as_mut()) {

@@ -39,6 +39,15 @@ impl Connector {
             let allowed = !direct && !together && seen.is_some_and(&mut begin);
             plan = if allowed { plan } else { Plan::NoGuess };
         }
+        if introduction.guess && plan == Plan::NoGuess {
+            // The peer does not know of this node's limits, and would send into the void.
+            self.say(ToServer::Aim(Aim {
+                session: introduction.session,
+                round: introduction.round,
+                spans: Vec::new(),
+                opened: false,
+            }));
+        }
         if let Some(link) = self.links.get_mut(&id) {
             link.plan = plan;
             link.again = again;
@@ -78,9 +87,25 @@ impl Connector {
     pub(super) fn on_aim(&mut self, aim: &Aim, now: Instant) {
         let mut links = self.links.iter();
         let found = links.find(|(_, link)| link.session == Some(aim.session));
-        if let Some(id) = found.map(|(id, _)| *id) {
-            self.tell_agent(id, now, |agent| agent.handle_aim(aim, now));
+        let Some((id, link)) = found.map(|(id, link)| (*id, link)) else {
+            return;
+        };
+        if aim.spans.is_empty() && aim.round == link.round && link.plan.guesses() {
+            return self.on_declined(id, now);
         }
+        self.tell_agent(id, now, |agent| agent.handle_aim(aim, now));
+    }
+
+    /// The other side takes no part in the guessing of this round. That the round was begun counts all the same.
+    fn on_declined(&mut self, id: LinkId, now: Instant) {
+        let Some(link) = self.links.get_mut(&id).filter(|link| link.direct.is_none()) else {
+            return;
+        };
+        let peer = link.peer;
+        link.plan = Plan::NoGuess;
+        self.guessing.end(id, peer, false);
+        self.tell_plan(id);
+        self.tell_agent(id, now, |agent| agent.handle_declined(now));
     }
 
     /// The round of a link is decided. Told to the server once, if it still knows the session.

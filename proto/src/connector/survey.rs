@@ -34,9 +34,11 @@ pub(super) struct Survey {
     wake: Option<Instant>,
     begin_at: Option<Instant>,
     last: Option<Instant>,
+    /// The run checks facts that are in use: they hold until all of it is known.
+    renews: bool,
     /// The server's addresses, IPv4 and IPv6, where there are any.
     servers: [Option<SocketAddr>; 2],
-    /// And all the places of it that it told itself.
+    /// All the places of it that it told itself, over the authenticated connection.
     others: Vec<SocketAddr>,
     /// Where the server saw this node when the survey was prepared.
     seen: Option<IpAddr>,
@@ -71,11 +73,13 @@ impl Connector {
                 .map(|(_, server)| *server)
                 .find(|server| server.is_ipv6() == v6)
         };
-        self.survey.servers = [of(false), of(true)];
-        self.survey.others = self
-            .survey
-            .servers
+        let servers = [of(false), of(true)];
+        let port = Some(welcome.alternate_port).filter(|port| *port != 0);
+        let ports = servers.map(|server| Some(SocketAddr::new(server?.ip(), port?)));
+        self.survey.servers = servers;
+        self.survey.others = servers
             .into_iter()
+            .chain(ports)
             .chain([alternate])
             .flatten()
             .collect();
@@ -85,16 +89,19 @@ impl Connector {
     }
 
     /// The driver knows this network from before.
-    pub(super) fn on_network(&mut self, known: &Fingerprint, now: Instant) {
+    pub(super) fn on_network(&mut self, known: &Fingerprint) {
         self.stop_survey();
-        self.survey.last = Some(now);
         self.learn_network(known);
     }
 
     /// Addresses are others than before, or an attempt failed that should not have: what was known is not believed any more.
     pub(super) fn doubt_network(&mut self, moved: bool, now: Instant) {
-        let recent = self.survey.last.is_some_and(|last| now < last + APART);
-        if recent && !moved {
+        let free = self.survey.last.map(|last| last + APART);
+        if let Some(free) = free.filter(|free| !moved && *free > now) {
+            // Until then there is nothing better to go by.
+            if self.config.fingerprint && self.control.is_registered() {
+                self.survey.begin_at.get_or_insert(free);
+            }
             return;
         }
         self.stop_survey();
@@ -119,6 +126,7 @@ impl Connector {
         if self.survey.begin_at.is_some_and(|at| at <= now) {
             self.survey.begin_at = None;
             self.survey.last = Some(now);
+            self.survey.renews = self.knows_network();
             let [server_v4, server_v6] = self.survey.servers;
             let hosts = self.local.iter().filter(|own| own.kind == CandidateKind::Host);
             let config = FingerprintConfig {
@@ -169,7 +177,7 @@ impl Connector {
                         self.push(Output::Transmit(Transmit { socket, ..transmit }));
                     }
                 }
-                fingerprint::Output::Learnt(fact) if decides(&fact) => {
+                fingerprint::Output::Learnt(fact) if decides(&fact) && !self.survey.renews => {
                     let so_far = run.so_far(now);
                     self.learn_network(&so_far);
                 }
@@ -198,13 +206,14 @@ impl Connector {
     }
 }
 
-/// Is this what plans hang on most? Then it is told before the rest is known: a mapping that needs no more, or how ports
-/// are chosen.
+/// Is this what plans hang on most? Then it is told before the rest is known: a mapping that needs no more, how ports
+/// are chosen, or that they are counted, although it takes a second and a half more to know how fast.
 fn decides(fact: &Learnt) -> bool {
     matches!(
         fact,
         Learnt::Mapping(Fact::Known(fingerprint::Mapping::EndpointIndependent))
             | Learnt::Ports(Fact::Known(_))
+            | Learnt::Counted { .. }
     )
 }
 

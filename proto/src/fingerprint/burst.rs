@@ -49,6 +49,8 @@ pub(super) enum Next {
     Wait,
     /// Send one of this kind.
     Send(Wave),
+    /// Ports are counted with this step; send one for the rate.
+    Rate(i32),
     /// It is known.
     Known(Fact<Allocation>),
 }
@@ -57,6 +59,8 @@ pub(super) enum Next {
 #[derive(Debug, Default)]
 pub(super) struct Bursts {
     pub(super) all: Vec<Burst>,
+    /// The step of a counter, as soon as one burst has shown it.
+    pub(super) step: Option<i32>,
     /// The result, once it is there.
     pub(super) result: Option<Fact<Allocation>>,
 }
@@ -94,6 +98,12 @@ impl Bursts {
         Some([known.next()?, known.next()?])
     }
 
+    /// What is known now, which may be part of the result.
+    pub(super) fn so_far(&self) -> Option<Fact<Allocation>> {
+        let counter = self.step.map(|step| Allocation::Counter { step, rate: None });
+        self.result.or(counter.map(Fact::Known))
+    }
+
     /// What follows from the bursts so far. `local` tells a socket's own address.
     pub(super) fn next(
         &self,
@@ -121,7 +131,7 @@ impl Bursts {
             Some(Allocation::Preserving) if stable => Next::Known(Fact::Known(Allocation::Preserving)),
             Some(Allocation::Preserving) => self.kept_first(of(Wave::OtherDestination).as_deref()),
             Some(Allocation::Counter { step, .. }) => match of(Wave::Later) {
-                None => Next::Send(Wave::Later),
+                None => Next::Rate(step),
                 Some(later) if later.len() < ports::SAMPLES_MIN => self.again(Wave::Later),
                 Some(later) => Next::Known(Fact::Known(self.counted(&first, &later, step, flows))),
             },

@@ -18,8 +18,8 @@ pub struct FingerprintConfig {
     pub nat64: Option<SocketAddr>,
     /// Addresses of this machine's interfaces.
     pub local: Vec<IpAddr>,
-    /// Other places of the server, where they are known for sure. Then an answer that names another one is not believed:
-    /// STUN answers are not authenticated, and somebody on the way could have the questions sent anywhere.
+    /// All places of the server, where they are known for sure. Then what its answers name is not heeded: STUN answers are not
+    /// authenticated, and somebody on the way could have the questions sent anywhere.
     pub others: Option<Vec<SocketAddr>>,
 }
 
@@ -95,6 +95,11 @@ pub enum Learnt {
     Mapping(Fact<Mapping>),
     /// IPv4: who may send to it.
     Filtering(Fact<Filtering>),
+    /// IPv4: ports are counted, as far as one burst can tell; [`Learnt::Ports`] follows.
+    Counted {
+        /// Distance of two ports in a row.
+        step: i32,
+    },
     /// IPv4: how ports are chosen.
     Ports(Fact<Allocation>),
     /// IPv4: packets to the own external address.

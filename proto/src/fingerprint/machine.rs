@@ -11,7 +11,7 @@ use super::flows::Flows;
 use super::hairpin::HairpinTest;
 use super::io::{FingerprintConfig, Input, Learnt, Output};
 use super::question::{Outcome, Purpose, Question, Reply, Step};
-use super::side::Side;
+use super::side::{Side, Stage};
 use crate::path::SocketId;
 use crate::seed::{Rng, Seed};
 use crate::stun::BindingAnswer;
@@ -314,6 +314,7 @@ impl Fingerprinter {
         }
         if question.purpose == Purpose::Seen(super::question::Place::Main)
             && let Some(side) = self.sides.get_mut(question.side)
+            && side.stage == Stage::Reach
         {
             side.learn_places(answer, self.config.others.as_deref());
         }

@@ -28,9 +28,11 @@
 //!
 //! 1. The server's first address and port, in each family: the own address, translated or not. No answer within a second
 //!    in any family: UDP is blocked (or the server is down; the machine cannot tell).
-//! 2. Its other addresses and ports from the same socket: mapping.
+//! 2. Its other addresses and ports from the same socket: mapping. Places that see different endpoints are asked once more, from the
+//!    same socket, until each has said the same twice: a single wrong answer makes any network look hard.
 //! 3. Eight fresh sockets, 2 ms apart: port allocation. Where the first port is kept, the same eight once more to another
-//!    destination; where ports are counted, eight more 1.5 s later for the rate of foreign flows.
+//!    destination; where ports are counted, eight more 1.5 s later for the rate of foreign flows. The step is told
+//!    before that ([`Learnt::Counted`]), because most plans need no more.
 //! 4. At the same time: answers from elsewhere (filtering, and a control that the server does answer from elsewhere),
 //!    packets to the own external address (hairpin), packets with a short life before answers from elsewhere (depth of the
 //!    outermost filter).

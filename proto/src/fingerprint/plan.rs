@@ -142,17 +142,53 @@ impl Fingerprinter {
                 _ => self.set_stage(number, Stage::Silent),
             },
             Stage::Mapping if side.is_mapped() => {
-                let (v4, mapping) = (side.is_v4(), side.mapping());
-                self.set_stage(number, Stage::Rest);
+                let (v4, doubtful) = (side.is_v4(), side.is_doubtful());
                 if v4 {
-                    self.learnt(Learnt::Mapping(mapping));
                     // Alone in time, because every other flow would move a counter.
                     self.advance_ports(number, now);
                 }
                 let burst = u32::try_from(BURST).unwrap_or(0) + 1;
-                self.ask_filter(number, if v4 { now + GAP * burst } else { now });
+                let at = if v4 { now + GAP * burst } else { now };
+                if doubtful {
+                    self.set_stage(number, Stage::Doubt);
+                    self.ask_again(number, at);
+                } else {
+                    self.settle_mapping(number, at);
+                }
             }
-            Stage::Mapping | Stage::Rest | Stage::Silent => {}
+            Stage::Doubt if side.is_mapped() => match side.unsure().is_empty() {
+                true => self.settle_mapping(number, now),
+                false => self.ask_again(number, now),
+            },
+            Stage::Mapping | Stage::Doubt | Stage::Rest | Stage::Silent => {}
+        }
+    }
+
+    /// The mapping is as sure as it will be; the filter is asked from `at` on.
+    fn settle_mapping(&mut self, number: usize, at: Instant) {
+        self.set_stage(number, Stage::Rest);
+        if let Some(mapping) = self
+            .sides
+            .get(number)
+            .filter(|side| side.is_v4())
+            .map(Side::mapping)
+        {
+            self.learnt(Learnt::Mapping(mapping));
+        }
+        self.ask_filter(number, at);
+    }
+
+    /// The same places from the same socket once more: no new flow, so a counter stays where it is.
+    fn ask_again(&mut self, number: usize, at: Instant) {
+        for place in self.sides.get(number).map_or(Vec::new(), Side::unsure) {
+            let Some(side) = self.sides.get_mut(number) else {
+                return;
+            };
+            if let (main, Some(server)) = (side.main, side.place(place)) {
+                side.set_seen(place, Outcome::Waiting);
+                let asking = self.plain(main, server, at);
+                self.ask(Question::new(number, Purpose::Seen(place), asking, 0));
+            }
         }
     }
 
@@ -233,11 +269,19 @@ impl Fingerprinter {
                 self.bursts.result = Some(fact);
                 self.learnt(Learnt::Ports(fact));
             }
-            Next::Send(wave) => {
-                if let Err(why) = self.send_burst(number, wave, mapping, now) {
-                    self.bursts.result = Some(Fact::NotTestable(why));
+            Next::Send(wave) => self.try_burst(number, wave, mapping, now),
+            Next::Rate(step) => {
+                self.try_burst(number, Wave::Later, mapping, now);
+                if self.bursts.step.replace(step).is_none() {
+                    self.learnt(Learnt::Counted { step });
                 }
             }
+        }
+    }
+
+    fn try_burst(&mut self, number: usize, wave: Wave, mapping: Option<Mapping>, now: Instant) {
+        if let Err(why) = self.send_burst(number, wave, mapping, now) {
+            self.bursts.result = Some(Fact::NotTestable(why));
         }
     }
 

@@ -30,7 +30,7 @@ impl Fingerprinter {
             signs: self.signs(&facts_v4),
             through_nat64: translated,
             addresses: addresses.into_iter().map(|(_, ip)| ip).collect(),
-            ports: self.bursts.result.unwrap_or(Fact::NotTestable(absent)),
+            ports: self.bursts.so_far().unwrap_or(Fact::NotTestable(absent)),
             hairpin: self.hairpin.result().unwrap_or(Fact::NotTestable(absent)),
             udp_blocked,
             rtt: self.rtt,
@@ -68,7 +68,7 @@ impl Fingerprinter {
                     ..FamilyFacts::unknown(Reach::NoAnswer, Obstacle::NoAnswer)
                 };
             }
-            Stage::Mapping | Stage::Rest => {}
+            Stage::Mapping | Stage::Doubt | Stage::Rest => {}
         }
         FamilyFacts {
             reach: Reach::Works,

@@ -15,11 +15,17 @@ pub(super) enum Stage {
     Reach,
     /// The other places are asked.
     Mapping,
+    /// They saw different endpoints, and are asked once more: what one answer says may be wrong.
+    Doubt,
     /// Everything else.
     Rest,
     /// There was no answer.
     Silent,
 }
+
+/// How often a place is asked at most where its answers contradict each other: of four answers one in ten of which is bent,
+/// two alike are missing in one case of 270.
+const ASKED_MAX: usize = 4;
 
 /// What is known in one family.
 #[derive(Debug)]
@@ -32,7 +38,10 @@ pub(super) struct Side {
     via: SocketAddr,
     /// The places there are, as they are addressed from here.
     places: [Option<SocketAddr>; 4],
-    pub(super) seen: [Outcome; 4],
+    seen: [Outcome; 4],
+    /// How often each place was asked, and every endpoint that it was heard to name.
+    asked: [usize; 4],
+    heard: [Vec<SocketAddr>; 4],
     pub(super) control: Outcome,
     pub(super) filter_both: Outcome,
     pub(super) filter_port: Outcome,
@@ -52,6 +61,8 @@ impl Side {
                 Outcome::Unasked,
                 Outcome::Unasked,
             ],
+            asked: [1, 0, 0, 0],
+            heard: Default::default(),
             control: Outcome::Unasked,
             filter_both: Outcome::Unasked,
             filter_port: Outcome::Unasked,
@@ -76,19 +87,56 @@ impl Side {
     }
 
     pub(super) fn set_seen(&mut self, place: Place, outcome: Outcome) {
-        if let Some(seen) = self.seen.get_mut(place as usize) {
-            *seen = outcome;
-        }
-    }
-
-    /// The first answer names the server's other places. An address that does not reach as far as the server's own is
-    /// none: it may be what a server behind a NAT has inside.
-    pub(super) fn learn_places(&mut self, answer: &BindingAnswer, known: Option<&[SocketAddr]>) {
-        let Some(other) = answer.other.map(canonical) else {
+        let number = place as usize;
+        let (Some(seen), Some(heard), Some(asked)) = (
+            self.seen.get_mut(number),
+            self.heard.get_mut(number),
+            self.asked.get_mut(number),
+        ) else {
             return;
         };
-        let strange = |known: &[SocketAddr]| known.iter().all(|known| known.ip() != other.ip());
-        if other.is_ipv4() != self.server.is_ipv4() || other.port() == 0 || known.is_some_and(strange) {
+        *asked += usize::from(outcome.is_open());
+        heard.extend(outcome.answered());
+        let voices = |endpoint: &SocketAddr| heard.iter().filter(|other| *other == endpoint).count();
+        // One that was heard before stands against silence and against what was heard less often.
+        *seen = match (
+            heard.iter().rev().max_by_key(|endpoint| voices(endpoint)),
+            outcome,
+        ) {
+            (_, Outcome::Waiting) | (None, _) => outcome,
+            (Some(most), _) => Outcome::Answered(*most),
+        };
+    }
+
+    /// Do two places see different endpoints, so that one wrong answer may be all that tells this network from an easy one?
+    pub(super) fn is_doubtful(&self) -> bool {
+        let mut answered = self.seen.iter().filter_map(|outcome| outcome.answered());
+        let first = answered.next();
+        answered.any(|other| Some(other) != first)
+    }
+
+    /// Places whose word is to be heard again: they answered, and have not said the same twice.
+    pub(super) fn unsure(&self) -> Vec<Place> {
+        let unsure = |place: &Place| {
+            let heard = self.heard.get(*place as usize).map_or(&[][..], Vec::as_slice);
+            let again =
+                |(number, one): (usize, &SocketAddr)| heard.iter().skip(number + 1).any(|other| other == one);
+            let twice = heard.iter().enumerate().any(again);
+            let asked = self.asked.get(*place as usize).copied().unwrap_or_default();
+            !heard.is_empty() && !twice && asked < ASKED_MAX
+        };
+        Place::ALL.into_iter().filter(unsure).collect()
+    }
+
+    /// The server's other places: those that are `known` for sure, or else what its first answer names. An address that does
+    /// not reach as far as the server's own is none: it may be what a server behind a NAT has inside.
+    pub(super) fn learn_places(&mut self, answer: &BindingAnswer, known: Option<&[SocketAddr]>) {
+        let other = match known {
+            Some(known) => self.other_of(known),
+            None => answer.other.map(canonical),
+        };
+        let Some(other) = other else { return };
+        if other.is_ipv4() != self.server.is_ipv4() || other.port() == 0 {
             return;
         }
         let own =
@@ -105,6 +153,13 @@ impl Side {
             ip.map(|ip| at(ip, self.server.port())),
             ip.zip(port).map(|(ip, port)| at(ip, port)),
         ];
+    }
+
+    /// The place that differs most from the server's first one.
+    fn other_of(&self, known: &[SocketAddr]) -> Option<SocketAddr> {
+        let others = known.iter().copied().map(canonical);
+        let others = others.filter(|other| other.is_ipv4() == self.server.is_ipv4() && *other != self.server);
+        others.max_by_key(|other| (other.ip() != self.server.ip(), other.port() != self.server.port()))
     }
 
     /// Is it an address of the same kind of network as the server's: the internet, a private one, this machine?

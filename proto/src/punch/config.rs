@@ -178,6 +178,11 @@ pub const BRACKET_EDGE: usize = 8;
 /// When a bracket is probed, in milliseconds after the readings came. The later passes are for loss.
 pub const BRACKET_PASSES_MS: &[u64] = &[0, 200, 500];
 
+/// Ports of a bracket that the first pass probes, from its beginning: all six openers unless three foreign flows came in between,
+/// and some of them even then. A wider bracket waits for the second pass, so that a single burst of foreign flows does not cost as
+/// many entries in the own router.
+pub const BRACKET_FIRST: usize = 9;
+
 /// Most probes of a bracket, all passes together: with them a round stays below 60 packets.
 pub const BRACKET_PROBES_MAX: usize = 48;
 

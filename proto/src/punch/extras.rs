@@ -93,6 +93,15 @@ impl PunchAgent {
         }
     }
 
+    /// The peer takes no part in what this round was to guess: no more of it is sent, and the round is decided like any other.
+    pub fn handle_declined(&mut self, now: Instant) {
+        let plain = now + self.config.verdict;
+        if let Some(at) = &mut self.progress.verdict_at {
+            *at = plain.min(*at);
+            self.decide_tactics(now);
+        }
+    }
+
     /// Begin what the round asks for beyond the addresses that were offered. Its sockets are this agent's from now on.
     pub(super) fn begin_tactics(&mut self, round: &Round, now: Instant) {
         // A path that was lost a moment ago may come back by itself, as long as its socket is there.

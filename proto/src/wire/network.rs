@@ -110,7 +110,8 @@ pub struct Aim {
     pub session: crate::id::SessionId,
     /// The round that it belongs to; for another one it means nothing.
     pub round: u8,
-    /// At most [`SPANS_MAX`]; what they mean depends on the plan.
+    /// At most [`SPANS_MAX`]; what they mean depends on the plan. None where the plan guesses: the sender's own limits do not
+    /// allow it now.
     pub spans: Vec<Span>,
     /// The sender's hole towards the ports that the receiver named is open: fire.
     pub opened: bool,

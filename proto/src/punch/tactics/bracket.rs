@@ -5,10 +5,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Reading, Shot, Stock, What};
+use super::{LOWEST_PORT, Reading, Shot, Stock, What};
 use crate::punch::config::{
-    BRACKET_EDGE, BRACKET_OPENERS, BRACKET_PASSES_MS, BRACKET_PROBES_MAX, BRACKET_SPACING, BRACKET_WAIT,
-    GUESS_BURST_SPACING,
+    BRACKET_EDGE, BRACKET_FIRST, BRACKET_OPENERS, BRACKET_PASSES_MS, BRACKET_PROBES_MAX, BRACKET_SPACING,
+    BRACKET_WAIT, GUESS_BURST_SPACING,
 };
 use crate::punch::tactics::Step;
 use crate::wire::network::{Ports, SPANS_MAX, Span};
@@ -106,9 +106,15 @@ pub(super) fn probe_between(stock: &mut Stock, spans: &[Span], now: Instant) -> 
         return false;
     }
     let passes = (BRACKET_PROBES_MAX / ports.len()).max(1);
-    for ms in BRACKET_PASSES_MS.iter().take(passes) {
+    for (pass, ms) in BRACKET_PASSES_MS.iter().take(passes).enumerate() {
         let at = now + Duration::from_millis(*ms);
-        stock.guess(stock.main, ports.iter().copied(), at, GUESS_BURST_SPACING);
+        let count = if pass == 0 { BRACKET_FIRST } else { ports.len() };
+        stock.guess(
+            stock.main,
+            ports.iter().take(count).copied(),
+            at,
+            GUESS_BURST_SPACING,
+        );
     }
     stock.sort();
     true
@@ -135,14 +141,14 @@ fn steps_between(span: Span, step: i16) -> impl Iterator<Item = u16> {
     (1..=count).map(move |number| moved(span.first, number * i32::from(step)))
 }
 
-/// Lowest port that routers give, and how many there are from it on.
-const LOWEST: i32 = 1024;
-const RANGE: i32 = 65536 - LOWEST;
+/// Ports from the lowest one on: a counter runs round them.
+const RANGE: i32 = 65536 - LOWEST_PORT as i32;
 
 /// The port so far on, around the end of the range.
 pub(super) fn moved(port: u16, by: i32) -> u16 {
-    let place = (i32::from(port) - LOWEST + by).rem_euclid(RANGE);
-    u16::try_from(place + LOWEST).unwrap_or(u16::MAX)
+    let lowest = i32::from(LOWEST_PORT);
+    let place = (i32::from(port) - lowest + by).rem_euclid(RANGE);
+    u16::try_from(place + lowest).unwrap_or(u16::MAX)
 }
 
 #[cfg(test)]

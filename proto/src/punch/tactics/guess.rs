@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use super::Stock;
+use super::{LOWEST_PORT, Stock};
 use crate::punch::config::{
     BIRTHDAY_PROBES, BLOCK_LEAD, BLOCK_OPENERS, BLOCK_SHARE, GUESS_LEAD, GUESS_SPACING, PACKETS_MAX,
 };
@@ -38,8 +38,8 @@ pub(super) fn plan_block(stock: &mut Stock, start: Instant) {
 /// Probes of random ports.
 pub(super) fn plan_birthday(stock: &mut Stock, start: Instant) {
     let from = match stock.orders.peer.ports {
-        Ports::From(from) => from.max(LOWEST),
-        _ => LOWEST,
+        Ports::From(from) => from.max(LOWEST_PORT),
+        _ => LOWEST_PORT,
     };
     let room = u64::from(u16::MAX - from) + 1;
     let count = BIRTHDAY_PROBES.min(usize::try_from(room).unwrap_or(BIRTHDAY_PROBES));
@@ -52,9 +52,6 @@ pub(super) fn plan_birthday(stock: &mut Stock, start: Instant) {
     }
     stock.guess(stock.main, ports, start + GUESS_LEAD, GUESS_SPACING);
 }
-
-/// Lowest port that routers give: those below are for services (RFC 6335).
-const LOWEST: u16 = 1024;
 
 /// Every order equally likely (Fisher and Yates).
 fn shuffle(ports: &mut [u16], rng: &mut Rng) {

@@ -33,6 +33,9 @@ use crate::stun::{BindingRequest, Change};
 use crate::wire::network::{Filtering, Mapping, Network, Span};
 use crate::wire::{Aim, Role};
 
+/// Lowest port that routers give: those below are for services (RFC 6335).
+const LOWEST_PORT: u16 = 1024;
+
 /// What a round asks of one side, beyond the addresses that were offered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Orders {

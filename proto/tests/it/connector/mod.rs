@@ -1,6 +1,7 @@
 //! The life of a node: registration, links, paths, loss and return, pairing; and what peers and servers cannot do to it.
 
 mod anything;
+mod guessing;
 mod hostile;
 mod links;
 mod loss;
