@@ -44,8 +44,8 @@ pub(crate) struct Cast {
     pub(crate) kinds: [&'static NatKind; 2],
     /// Are both behind the NATs of the first kind?
     pub(crate) together: bool,
-    /// One-way delay of the access links of the two machines.
-    pub(crate) delay: Duration,
+    /// The access links of the two machines, the same both ways.
+    pub(crate) links: [LinkSpec; 2],
     /// One-way delay of the server's access link.
     pub(crate) server_delay: Duration,
     /// Where the randomness of NATs and links comes from.
@@ -135,8 +135,8 @@ impl Meeting {
             .host(a, host(kinds[0], 1, inner))
             .host(b, host(kinds[1], 2, inner))
             .link("server", LinkSpec::delay(cast.server_delay))
-            .link(a, LinkSpec::delay(cast.delay))
-            .link(b, LinkSpec::delay(cast.delay))
+            .link(a, cast.links[0])
+            .link(b, cast.links[1])
             .build()?;
         Ok(Self {
             server: None,

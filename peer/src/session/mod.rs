@@ -5,6 +5,7 @@ mod connection;
 mod endpoint;
 mod noise;
 mod qlog;
+pub mod reference;
 mod stream;
 mod tls;
 mod transport;
