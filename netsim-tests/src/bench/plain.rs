@@ -52,7 +52,7 @@ impl Ends<'_> {
     pub(super) fn run(&self, plain: Plain, time: Duration, stop: &Stop) -> Result<PlainRun, BenchError> {
         let at = SocketAddr::new(self.to.ip(), PORT);
         let limit = time + GRACE;
-        let receiver = self.start(self.to, "receiver", &self.receiver(plain, at)?)?;
+        let receiver = self.start(self.to, "receiver", &self.receiver(plain, at, time)?)?;
         receiver.wait_for("ready", GRACE, stop)?;
         let sender = self.start(self.from, "sender", &self.sender(plain, at, time)?)?;
         let sent = sender.finish(limit, stop)?;
@@ -71,8 +71,9 @@ impl Ends<'_> {
         Program::start(host, command, label, self.dir.join(format!("{label}.log")))
     }
 
-    fn receiver(&self, plain: Plain, at: SocketAddr) -> Result<Vec<String>, BenchError> {
-        let mut line = words(&["receive", "--listen", &at.to_string()]);
+    fn receiver(&self, plain: Plain, at: SocketAddr, time: Duration) -> Result<Vec<String>, BenchError> {
+        let time = format!("{}ms", time.as_millis());
+        let mut line = words(&["receive", "--listen", &at.to_string(), "--time", &time]);
         line.extend(self.options(plain, ["receiver.key", "sender.key"])?);
         Ok(line)
     }

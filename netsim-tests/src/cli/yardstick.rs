@@ -1,14 +1,14 @@
 //! `knothole-netsim yardstick send|receive ...`: one plain end of a measurement, as a process of its own.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use knothole::session::reference::{self, Reference};
 use knothole::{Identity, PeerId};
-use knothole_netsim::bench::yardstick::{Received, quic, tcp};
+use knothole_netsim::bench::yardstick::{Received, quic, tar, tcp};
 use serde_json::json;
 
 use super::{fail, say};
@@ -26,6 +26,11 @@ enum End {
     Receive {
         #[arg(long)]
         listen: SocketAddr,
+        #[arg(long, value_parser = milliseconds)]
+        time: Duration,
+        /// Unpack what comes into this folder, with tar, to its end
+        #[arg(long, requires = "quic")]
+        tar: Option<PathBuf>,
         #[command(flatten)]
         quic: Quic,
     },
@@ -35,6 +40,9 @@ enum End {
         to: SocketAddr,
         #[arg(long, value_parser = milliseconds)]
         time: Duration,
+        /// Pack this folder, with tar, and send that
+        #[arg(long, requires = "quic")]
+        tar: Option<PathBuf>,
         #[command(flatten)]
         quic: Quic,
     },
@@ -67,10 +75,10 @@ enum Controller {
 /// Be that end.
 pub(crate) fn run(args: &YardstickArgs) -> ExitCode {
     let done = match &args.end {
-        End::Receive { listen, quic } => receive(*listen, quic).map(|received| {
+        End::Receive { listen, time, tar, quic } => receive(*listen, *time, tar.as_deref(), quic).map(|received| {
             let _ = say(json!({ "schema": 1, "event": "summary", "received": received }));
         }),
-        End::Send { to, time, quic } => send(*to, *time, quic),
+        End::Send { to, time, tar, quic } => send(*to, *time, tar.as_deref(), quic),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -78,21 +86,23 @@ pub(crate) fn run(args: &YardstickArgs) -> ExitCode {
     }
 }
 
-fn receive(listen: SocketAddr, quic: &Quic) -> Result<Received, String> {
+fn receive(listen: SocketAddr, time: Duration, tar: Option<&Path>, quic: &Quic) -> Result<Received, String> {
     let mut ready = || {
         // Whoever started this waits for it; if it is gone, so is the sender.
         let _ = say(json!({ "schema": 1, "event": "ready" }));
     };
-    match quic.end()? {
-        Some(end) => quic::receive(&end, listen, &mut ready).map_err(|error| error.to_string()),
-        None => tcp::receive(listen, &mut ready).map_err(|error| error.to_string()),
+    match (quic.end()?, tar) {
+        (Some(end), Some(dir)) => tar::receive(&end, listen, dir, &mut ready).map_err(|error| error.to_string()),
+        (Some(end), None) => quic::receive(&end, listen, time, &mut ready).map_err(|error| error.to_string()),
+        (None, _) => tcp::receive(listen, &mut ready).map_err(|error| error.to_string()),
     }
 }
 
-fn send(to: SocketAddr, time: Duration, quic: &Quic) -> Result<(), String> {
-    match quic.end()? {
-        Some(end) => quic::send(&end, to, time).map_err(|error| error.to_string()),
-        None => tcp::send(to, time).map_err(|error| error.to_string()),
+fn send(to: SocketAddr, time: Duration, tar: Option<&Path>, quic: &Quic) -> Result<(), String> {
+    match (quic.end()?, tar) {
+        (Some(end), Some(dir)) => tar::send(&end, to, dir).map_err(|error| error.to_string()),
+        (Some(end), None) => quic::send(&end, to, time).map_err(|error| error.to_string()),
+        (None, _) => tcp::send(to, time).map_err(|error| error.to_string()),
     }
 }
 

@@ -103,9 +103,17 @@ impl Meeting {
     /// # Errors
     /// [`DemoError`].
     pub(crate) fn new(cast: Cast, stop: &Stop) -> Result<Self, DemoError> {
+        Self::new_in(&std::env::temp_dir(), cast, stop)
+    }
+
+    /// The same with its files in a folder below `parent`.
+    ///
+    /// # Errors
+    /// [`DemoError`].
+    pub(crate) fn new_in(parent: &Path, cast: Cast, stop: &Stop) -> Result<Self, DemoError> {
         let dir = tempfile::Builder::new()
             .prefix("knothole-demo-")
-            .tempdir()
+            .tempdir_in(parent)
             .map_err(|source| DemoError::files("a temporary folder", source))?;
         let [a, b] = cast.names;
         let servers = SERVERS.into_iter().chain(alternate());
@@ -304,6 +312,28 @@ impl Meeting {
             all.extend(["--name", name]);
         }
         self.start(name, "knothole", &format!("{label}-{name}"), Some(name), &all)
+    }
+
+    /// Starts such a command with the files of `home` instead of the machine's own, as another person there would; the
+    /// folder's name is the node's name too.
+    ///
+    /// # Errors
+    /// [`DemoError`].
+    pub(crate) fn node_of(&self, side: usize, home: &str, arguments: &[&str]) -> Result<Role, DemoError> {
+        let url = self.url(side);
+        let mut all = arguments.to_vec();
+        all.extend(["--server", &url, "--json"]);
+        let verb = arguments.first().copied().unwrap_or_default();
+        if ["up", "pair"].contains(&verb) {
+            all.extend(["--name", home]);
+        }
+        let label = format!("{verb}-{home}");
+        self.start(self.cast.names[side], "knothole", &label, Some(home), &all)
+    }
+
+    /// The server's process, once it runs.
+    pub(crate) fn server_id(&self) -> Option<u32> {
+        self.server.as_ref().map(Role::id)
     }
 
     /// The lab.

@@ -4,6 +4,7 @@
 //! The sender stops after a time; the receiver counts. Prints nothing.
 
 pub mod quic;
+pub mod tar;
 pub mod tcp;
 
 use std::time::{Duration, Instant};

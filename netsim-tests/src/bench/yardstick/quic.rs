@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use knothole::session::reference::{Reference, ReferenceError};
-use quinn::{ConnectionError, ReadError, VarInt};
+use quinn::{Connection, ConnectionError, Endpoint, ReadError, RecvStream, VarInt, WriteError};
 
 use super::{BLOCK, Received, SILENCE, Tally};
 
-/// The sender's word that its time is over.
-const OVER: VarInt = VarInt::from_u32(0);
+/// The word that the time is over.
+pub(super) const OVER: VarInt = VarInt::from_u32(0);
+
+/// How long a stream may stand still around the end of its time: a few round trips of the longest links.
+const STANDSTILL: Duration = Duration::from_secs(2);
 
 /// Why nothing was measured.
 #[derive(Debug, thiserror::Error)]
@@ -28,38 +31,49 @@ pub enum QuicError {
     /// The stream broke.
     #[error("the stream broke ({0})")]
     Stream(String),
+    /// The program `tar` at one end.
+    #[error("tar failed ({0})")]
+    Tar(#[source] io::Error),
 }
 
-/// Receives one connection's first stream to its end; says when somebody may connect.
+/// Receives one connection's first stream for this time from its first byte on, then ends it; says when somebody may connect.
+///
+/// The receiver ends it because its word is heard: the way back is free, while the sender's is full.
 ///
 /// # Errors
 /// [`QuicError`].
-pub fn receive(end: &Reference, listen: SocketAddr, ready: &mut dyn FnMut()) -> Result<Received, QuicError> {
+pub fn receive(
+    end: &Reference,
+    listen: SocketAddr,
+    time: Duration,
+    ready: &mut dyn FnMut(),
+) -> Result<Received, QuicError> {
     runtime()?.block_on(async {
         let endpoint = end.listen(listen)?;
         ready();
-        let incoming = tokio::time::timeout(SILENCE, endpoint.accept());
-        let incoming = incoming.await.ok().flatten().ok_or(QuicError::Nobody)?;
-        let connection = incoming.await.map_err(ReferenceError::from)?;
-        let mut stream = connection.accept_uni().await.map_err(ReferenceError::from)?;
+        let (connection, mut stream) = accept(&endpoint).await?;
         let mut tally = Tally::default();
-        loop {
-            match stream.read_chunk(BLOCK, true).await {
-                Ok(Some(chunk)) => tally.count(chunk.bytes.len(), Instant::now()),
-                Ok(None) => break,
-                Err(ReadError::ConnectionLost(ConnectionError::ApplicationClosed(close)))
-                    if close.error_code == OVER =>
-                {
+        let counting = async {
+            while let Some(chunk) = stream.read_chunk(BLOCK, true).await? {
+                let now = Instant::now();
+                tally.count(chunk.bytes.len(), now);
+                if tally.first.is_some_and(|first| now - first >= time) {
                     break;
                 }
-                Err(error) => return Err(QuicError::Stream(error.to_string())),
             }
+            Ok::<_, ReadError>(())
+        };
+        // A stream that stands still at the end of its time is no reason to wait.
+        if let Ok(Err(error)) = tokio::time::timeout(time + STANDSTILL, counting).await {
+            return Err(QuicError::Stream(error.to_string()));
         }
+        connection.close(OVER, b"");
+        endpoint.wait_idle().await;
         Ok(tally.end())
     })
 }
 
-/// Sends for a time, then ends the connection at once: what is in flight at that moment counts for nobody.
+/// Sends until the receiver has had enough, or for this time and a little more.
 ///
 /// # Errors
 /// [`QuicError`].
@@ -70,15 +84,16 @@ pub fn send(end: &Reference, to: SocketAddr, time: Duration) -> Result<(), QuicE
         let mut stream = connection.open_uni().await.map_err(ReferenceError::from)?;
         let block = Bytes::from(vec![7; BLOCK]);
         let sending = async {
-            let start = Instant::now();
-            while start.elapsed() < time {
+            loop {
                 stream.write_chunk(block.clone()).await?;
             }
-            Ok::<_, quinn::WriteError>(())
         };
-        // A window that never opens again is no reason to wait beyond the time.
-        if let Ok(Err(error)) = tokio::time::timeout(time, sending).await {
-            return Err(QuicError::Stream(error.to_string()));
+        let sent: Result<Result<(), WriteError>, _> = tokio::time::timeout(time + STANDSTILL * 2, sending).await;
+        match sent {
+            Err(_) | Ok(Ok(())) => {}
+            Ok(Err(WriteError::ConnectionLost(ConnectionError::ApplicationClosed(close))))
+                if close.error_code == OVER => {}
+            Ok(Err(error)) => return Err(QuicError::Stream(error.to_string())),
         }
         connection.close(OVER, b"");
         endpoint.wait_idle().await;
@@ -86,8 +101,17 @@ pub fn send(end: &Reference, to: SocketAddr, time: Duration) -> Result<(), QuicE
     })
 }
 
+/// The first connection, and its first stream.
+pub(super) async fn accept(endpoint: &Endpoint) -> Result<(Connection, RecvStream), QuicError> {
+    let incoming = tokio::time::timeout(SILENCE, endpoint.accept());
+    let incoming = incoming.await.ok().flatten().ok_or(QuicError::Nobody)?;
+    let connection = incoming.await.map_err(ReferenceError::from)?;
+    let stream = connection.accept_uni().await.map_err(ReferenceError::from)?;
+    Ok((connection, stream))
+}
+
 /// The kind that the program `knothole` runs on.
-fn runtime() -> Result<tokio::runtime::Runtime, QuicError> {
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, QuicError> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -105,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_is_counted_until_its_sender_says_that_it_is_over() {
+    fn a_stream_is_counted_for_its_time_and_then_ended_for_both() {
         let [a, b] = [(); 2].map(|()| Identity::generate().unwrap());
         let end = |identity: &Identity, peer: &Identity| Reference {
             identity: identity.clone(),
@@ -118,12 +142,13 @@ mod tests {
         let at = free.local_addr().unwrap();
         drop(free);
         let (ready, is_ready) = channel();
-        let receiver = std::thread::spawn(move || receive(&receiver, at, &mut || ready.send(()).unwrap()));
+        let time = Duration::from_millis(300);
+        let receiver = std::thread::spawn(move || receive(&receiver, at, time, &mut || ready.send(()).unwrap()));
         is_ready.recv().unwrap();
-        send(&sender, at, Duration::from_millis(300)).unwrap();
+        send(&sender, at, time).unwrap();
         let received = receiver.join().unwrap().unwrap();
         assert!(received.bytes > BLOCK as u64, "{received:?}");
-        assert!(received.seconds > 0.0 && received.seconds < 30.0, "{received:?}");
+        assert!(received.seconds >= 0.3 && received.seconds < 3.0, "{received:?}");
         assert_eq!(received.bins.iter().sum::<u64>(), received.bytes);
     }
 }
