@@ -158,6 +158,34 @@ fn a_ping_that_must_stay_relayed_says_why_and_is_exit_code_7_where_direct_was_as
 }
 
 #[test]
+fn the_speed_of_both_directions_and_of_the_relay_is_what_arrives_in_a_second() {
+    let world = World::start();
+    let (desk, nas) = world.pair();
+    let _up = nas.up(&[]);
+    for (more, direction, kind) in [
+        (&[][..], "send", "direct"),
+        (&["--reverse", "--streams", "2"], "receive", "direct"),
+        (&["--relay", "only"], "send", "relay"),
+    ] {
+        let output = desk.run(&[&["speed", "nas", "--seconds", "1", "--json"], more].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let summary = event_of(&output, "summary");
+        assert_eq!(summary["direction"], direction);
+        assert_eq!(summary["path"]["kind"], kind);
+        let number = |name: &str| summary[name].as_f64().unwrap();
+        let rate = number("bytes") * 8.0 / number("seconds");
+        assert!(number("bytes") > 1e6 && number("seconds") > 0.5, "{summary}");
+        assert!((number("bits_per_second") / rate - 1.0).abs() < 0.01, "{summary}");
+    }
+    let text = stdout(&desk.run(&["speed", "nas", "--seconds", "2"]));
+    assert!(text.contains("to nas: ") && text.contains("bit/s"), "{text}");
+    assert_eq!(
+        desk.run(&["speed", "nas", "--seconds", "0"]).status.code(),
+        Some(2)
+    );
+}
+
+#[test]
 fn who_cannot_be_reached_is_exit_code_5_and_the_reason_differs() {
     let world = World::start();
     let (desk, _nas) = world.pair();

@@ -15,7 +15,7 @@
 //! | [`session`] | QUIC with pinned keys: endpoint, connections, streams |
 //! | [`node`] | the public interface |
 //! | [`netcheck`] | what the network around this machine does to its packets |
-//! | [`app`] | what people do over a connection: files, ping |
+//! | [`app`] | what people do over a connection: files, ping, speed |
 //! | [`book`], [`home`] | paired machines, and where files are |
 //! | [`untrusted`] | text of others, made safe to show |
 //! | [`cli`] | the program `knothole` |

@@ -10,6 +10,10 @@ use quinn::{RecvStream, SendStream, VarInt};
 
 use super::framed::FrameError;
 
+/// Pieces taken from a stream at once where they are not copied, one to a packet: fewer lock the connection more often, which
+/// costs its other tasks time.
+const CHUNKS: usize = 64;
+
 /// The end of a stream that is written to.
 pub trait Outflow: Send + 'static {
     /// Write everything; waits while the other side takes no more.
@@ -26,6 +30,9 @@ pub trait Outflow: Send + 'static {
 pub trait Inflow: Send + 'static {
     /// Read some bytes, `None` at the end. Safe to cancel.
     fn read(&mut self, into: &mut [u8]) -> impl Future<Output = Result<Option<usize>, FrameError>> + Send;
+
+    /// Read some bytes and forget them: how many, `None` at the end. Safe to cancel.
+    fn discard(&mut self) -> impl Future<Output = Result<Option<usize>, FrameError>> + Send;
 
     /// Read no more, and tell the other side so with this application error code.
     fn refuse(&mut self, code: u32);
@@ -50,6 +57,12 @@ impl Outflow for SendStream {
 impl Inflow for RecvStream {
     async fn read(&mut self, into: &mut [u8]) -> Result<Option<usize>, FrameError> {
         Self::read(self, into).await.map_err(FrameError::Read)
+    }
+
+    async fn discard(&mut self) -> Result<Option<usize>, FrameError> {
+        let mut chunks = [const { Bytes::new() }; CHUNKS];
+        let read = self.read_chunks(&mut chunks).await.map_err(FrameError::Read)?;
+        Ok(read.map(|read| chunks.iter().take(read).map(Bytes::len).sum()))
     }
 
     fn refuse(&mut self, code: u32) {

@@ -5,7 +5,10 @@
 
 pub mod flow;
 pub mod framed;
+#[cfg(test)]
+mod memory;
 pub mod ping;
+pub mod speed;
 pub mod transfer;
 
 use std::future::Future;

@@ -8,6 +8,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use knothole_proto::id::Name;
 use knothole_proto::wire::PathPolicy;
 
+use crate::app::speed::SECONDS_MAX;
 use crate::app::transfer::Conflict;
 
 /// Widest help text in columns, so that it reads well in the narrowest usual terminal.
@@ -116,6 +117,8 @@ pub(super) enum Command {
     Ping(PingArgs),
     /// Say what the network does: public address, kind of NAT, with whom connections will be direct
     Netcheck(NetcheckArgs),
+    /// Measure how much data a second goes to a paired machine, or comes from it
+    Speed(SpeedArgs),
     /// Say what `up` on this machine is doing
     Status,
 }
@@ -212,6 +215,22 @@ pub(super) struct PingArgs {
     /// Ask until the path is direct; exit code 7 if it stays relayed until the timeout
     #[arg(long, env = "KNOTHOLE_UNTIL_DIRECT", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
     pub(super) until_direct: bool,
+}
+
+/// Arguments of `speed`.
+#[derive(Args, Debug)]
+pub(super) struct SpeedArgs {
+    /// A paired machine, on which `up` runs: its name, or the first 8 or more characters of its id
+    pub(super) peer: String,
+    /// How long to measure
+    #[arg(long, value_name = "N", default_value = "10", env = "KNOTHOLE_SECONDS", value_parser = clap::value_parser!(u32).range(1..=i64::from(SECONDS_MAX)))]
+    pub(super) seconds: u32,
+    /// From the other machine to this one
+    #[arg(long, env = "KNOTHOLE_REVERSE", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    pub(super) reverse: bool,
+    /// Streams at once
+    #[arg(long, value_name = "N", default_value = "1", env = "KNOTHOLE_STREAMS", value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub(super) streams: u8,
 }
 
 /// Arguments of `netcheck`.

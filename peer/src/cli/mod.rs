@@ -17,6 +17,7 @@ mod run;
 mod send;
 mod serve;
 mod signals;
+mod speed;
 mod status;
 mod transfer;
 mod up;

@@ -9,7 +9,7 @@ use super::context::Context;
 use super::failure::{Failure, code};
 use super::output::Output;
 use super::signals::Stop;
-use super::{directory, netcheck, pair, ping, recv, send, status, up};
+use super::{directory, netcheck, pair, ping, recv, send, speed, status, up};
 use crate::home::Home;
 
 /// How long threads that wait for a person or a disk may hold up the end of the process.
@@ -47,6 +47,7 @@ pub(super) fn run(cli: Cli, output: &Arc<Output>) -> Result<(), Failure> {
             Some(Command::Recv(args)) => Box::pin(recv::run(&context, args)).await,
             Some(Command::Ping(args)) => Box::pin(ping::run(&context, args)).await,
             Some(Command::Netcheck(args)) => Box::pin(netcheck::run(&context, args)).await,
+            Some(Command::Speed(args)) => Box::pin(speed::run(&context, args)).await,
             Some(Command::Status) => status::run(&context).await,
         }
     });

@@ -20,10 +20,10 @@ use super::failure::{Failure, code};
 use super::output::{Output, path_fields, size};
 use super::signals::Stop;
 use super::transfer::{Done, Teller, amount, name_some};
-use crate::app::ping;
 use crate::app::transfer::{
     Conflict, Inbox, Incoming, Limit, ReceiveError, Received, Refused, Running, SERVICE, Terms,
 };
+use crate::app::{ping, speed};
 use crate::book::AddressBook;
 use crate::session::{Connection, PathState, refuse};
 use crate::untrusted::Untrusted;
@@ -204,6 +204,13 @@ impl Host {
                             streams.spawn(async move {
                                 if let Err(error) = ping::answer(send, recv).await {
                                     tracing::debug!(%error, "a ping broke off");
+                                }
+                            });
+                        }
+                        speed::SERVICE if !busy => {
+                            streams.spawn(async move {
+                                if let Err(error) = speed::answer(send, recv).await {
+                                    tracing::debug!(%error, "a measurement broke off");
                                 }
                             });
                         }

@@ -3,7 +3,6 @@
 mod fate;
 mod kills;
 mod liars;
-mod memory;
 mod resume;
 mod whole;
 
@@ -13,8 +12,8 @@ use std::sync::{Arc, Mutex};
 
 use super::messages::TransferId;
 use super::*;
+use crate::app::memory::{self, Control, Memory};
 use crate::app::{Event, Listener};
-use memory::{Control, Memory};
 
 /// Key of the sender in all tests.
 const SENDER: [u8; 32] = [7; 32];

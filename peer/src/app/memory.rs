@@ -21,13 +21,17 @@ pub(crate) struct Wire {
     budget: AtomicI64,
     /// Does it fall silent then, until somebody cuts it?
     silent: AtomicBool,
+    /// Streams of which the end was lost.
+    endless: std::sync::Mutex<Vec<mpsc::Sender<Bytes>>>,
     dead: watch::Sender<bool>,
     /// Bytes that were read from streams in one direction.
     pub(crate) data: AtomicU64,
+    /// Bytes that were read and forgotten.
+    pub(crate) discarded: AtomicU64,
 }
 
 impl Wire {
-    /// What exceeds the budget waits instead of breaking the connection.
+    /// What exceeds the budget is lost on the way instead of breaking the connection.
     pub(crate) fn falls_silent(&self) {
         self.silent.store(true, Ordering::SeqCst);
     }
@@ -66,8 +70,10 @@ pub(crate) fn connection(budget: i64) -> (Arc<Wire>, [(Memory, Control); 2]) {
     let wire = Arc::new(Wire {
         budget: AtomicI64::new(budget),
         silent: AtomicBool::new(false),
+        endless: std::sync::Mutex::default(),
         dead: watch::Sender::new(false),
         data: AtomicU64::new(0),
+        discarded: AtomicU64::new(0),
     });
     let ((to_far, at_far), (to_near, at_near)) = (mpsc::channel(64), mpsc::channel(64));
     let end = |opened, accepted| Memory {
@@ -113,19 +119,23 @@ impl Outflow for MemoryOut {
         let breaks = before < length;
         if breaks {
             bytes.truncate(usize::try_from(before.max(0)).unwrap());
+            if bytes.is_empty() && wire.silent.load(Ordering::SeqCst) {
+                return Ok(());
+            }
         }
         let sender = self.sender.as_ref().ok_or(FrameError::Ended)?;
         let sent = unless_dead(&wire, sender.send(bytes)).await?;
-        if breaks && wire.silent.load(Ordering::SeqCst) {
-            unless_dead(&wire, std::future::pending::<()>()).await?;
-        } else if breaks {
+        if breaks && !wire.silent.load(Ordering::SeqCst) {
             wire.cut();
         }
         sent.map_err(|_| FrameError::Ended)
     }
 
     fn finish(&mut self) {
-        self.sender = None;
+        let sender = self.sender.take();
+        if self.wire.budget.load(Ordering::SeqCst) < 0 {
+            self.wire.endless.lock().unwrap().extend(sender);
+        }
     }
 
     async fn settled(&mut self) {}
@@ -145,6 +155,18 @@ impl Inflow for MemoryIn {
             self.wire.data.fetch_add(bytes.len() as u64, Ordering::SeqCst);
         }
         Ok(Some(bytes.len()))
+    }
+
+    async fn discard(&mut self) -> Result<Option<usize>, FrameError> {
+        if self.rest.is_empty() {
+            match unless_dead(&self.wire, self.receiver.recv()).await? {
+                Some(bytes) => self.rest = bytes,
+                None => return Ok(None),
+            }
+        }
+        let bytes = std::mem::take(&mut self.rest).len();
+        self.wire.discarded.fetch_add(bytes as u64, Ordering::SeqCst);
+        Ok(Some(bytes))
     }
 
     fn refuse(&mut self, _code: u32) {
