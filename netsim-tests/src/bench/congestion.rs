@@ -189,7 +189,7 @@ impl Course<'_> {
         Ok(())
     }
 
-    fn run(&self, weather: Weather, plain: Plain) -> Result<CongestionRun, BenchError> {
+    fn run(&self, weather: Weather, plain: Plain<'_>) -> Result<CongestionRun, BenchError> {
         let lab = lab(weather, self.plan.rate_mbit)?;
         let ends = Ends {
             from: lab.host("a")?,

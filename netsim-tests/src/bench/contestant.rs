@@ -25,10 +25,6 @@ pub enum Contestant {
     Rsync,
     /// `sendme` of one file.
     Sendme,
-    /// `croc` of one file through a relay of its own on the server's host.
-    Croc,
-    /// `wormhole` of one file, with servers of its own on the server's host.
-    Wormhole,
     /// `knothole send` of a folder of small files on a direct path.
     Folder,
     /// `tar` of that folder through a plain QUIC stream into `tar`.
@@ -54,7 +50,7 @@ pub enum Load {
 
 impl Contestant {
     /// All, in the order of the table and of a round.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 15] = [
         Self::Tcp,
         Self::Quic,
         Self::Iperf3,
@@ -65,8 +61,6 @@ impl Contestant {
         Self::Scp,
         Self::Rsync,
         Self::Sendme,
-        Self::Croc,
-        Self::Wormhole,
         Self::Folder,
         Self::Tar,
         Self::ScpFolder,
@@ -88,8 +82,6 @@ impl Contestant {
             Self::Scp => "scp",
             Self::Rsync => "rsync",
             Self::Sendme => "sendme",
-            Self::Croc => "croc",
-            Self::Wormhole => "wormhole",
             Self::Folder => "folder",
             Self::Tar => "tar",
             Self::ScpFolder => "scp-folder",
@@ -109,13 +101,7 @@ impl Contestant {
     pub fn load(self) -> Load {
         match self {
             Self::Tcp | Self::Quic | Self::Iperf3 | Self::Speed | Self::SpeedRelay => Load::Stream,
-            Self::Send
-            | Self::SendRelay
-            | Self::Scp
-            | Self::Rsync
-            | Self::Sendme
-            | Self::Croc
-            | Self::Wormhole => Load::File,
+            Self::Send | Self::SendRelay | Self::Scp | Self::Rsync | Self::Sendme => Load::File,
             Self::Folder | Self::Tar | Self::ScpFolder | Self::RsyncFolder | Self::SendmeFolder => {
                 Load::Folder
             }

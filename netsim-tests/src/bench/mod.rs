@@ -1,22 +1,38 @@
 //! How fast: the real programs and everybody else's, one after the other through the same lab.
 //!
-//! [`congestion()`] compares congestion controllers. Prints nothing and judges nothing.
+//! [`run`] lets the [`Contestant`]s of a [`Plan`] take turns, and sums up; [`shares()`] has three transfers at once through one
+//! relay; [`congestion()`] compares congestion controllers. Prints nothing and judges nothing.
 
 mod congestion;
+mod contestant;
+mod course;
+mod job;
+mod load;
+mod own;
 mod plain;
 mod program;
+mod rivals;
+mod shares;
 mod stats;
+mod summary;
 mod usage;
 pub mod yardstick;
 
 use std::io;
+use std::path::Path;
 
+use crate::demo::DemoError;
 use crate::fabric::HostHandle;
 use crate::netns::LabError;
 use crate::role::RoleError;
 
 pub use congestion::{CongestionPlan, CongestionRow, CongestionRun, Queue, Weather, congestion};
+pub use contestant::{Contestant, Load};
+pub use course::{Outcome, Plan, Road, Sample, run};
+pub use load::SMALL;
+pub use shares::{Shares, shares};
 pub use stats::{Spread, ratio};
+pub use summary::{Cost, Line, Report, sum_up};
 pub use usage::Used;
 
 /// Why nothing was measured.
@@ -29,6 +45,18 @@ pub enum BenchError {
     /// A program of the project, or a file of it.
     #[error(transparent)]
     Role(#[from] RoleError),
+    /// A program that is compared with.
+    #[error("{0}")]
+    Rival(String),
+}
+
+impl From<DemoError> for BenchError {
+    fn from(error: DemoError) -> Self {
+        match error {
+            DemoError::Lab(error) => Self::Lab(error),
+            DemoError::Role(error) => Self::Role(error),
+        }
+    }
 }
 
 impl BenchError {
@@ -39,7 +67,14 @@ impl BenchError {
 
 /// A folder that goes when it is dropped.
 fn temporary() -> Result<tempfile::TempDir, BenchError> {
-    let made = tempfile::Builder::new().prefix("knothole-bench-").tempdir();
+    temporary_in(&std::env::temp_dir())
+}
+
+/// The same below `parent`.
+fn temporary_in(parent: &Path) -> Result<tempfile::TempDir, BenchError> {
+    let made = tempfile::Builder::new()
+        .prefix("knothole-bench-")
+        .tempdir_in(parent);
     made.map_err(|source| BenchError::files("a temporary folder", source))
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use knothole::Identity;
 use knothole::session::reference::Controller;
@@ -23,11 +23,13 @@ const GRACE: Duration = Duration::from_secs(40);
 
 /// Which yardstick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Plain {
+pub(super) enum Plain<'a> {
     /// The kernel's TCP.
     Tcp,
     /// QUIC with this congestion control, and this window if not the usual one, in bytes.
     Quic(Controller, Option<u32>),
+    /// QUIC as nodes have it, between `tar` of one folder and `tar` into another.
+    Tar([&'a Path; 2]),
 }
 
 /// What came of a run.
@@ -36,6 +38,8 @@ pub(super) struct PlainRun {
     pub(super) received: Received,
     pub(super) sender: Used,
     pub(super) receiver: Used,
+    /// From the start of the sender to the end of both.
+    pub(super) seconds: f64,
 }
 
 /// Who takes part: the sending host, the receiving one, and where the programs and their files are.
@@ -49,11 +53,12 @@ pub(super) struct Ends<'a> {
 
 impl Ends<'_> {
     /// Sends for a time.
-    pub(super) fn run(&self, plain: Plain, time: Duration, stop: &Stop) -> Result<PlainRun, BenchError> {
+    pub(super) fn run(&self, plain: Plain<'_>, time: Duration, stop: &Stop) -> Result<PlainRun, BenchError> {
         let at = SocketAddr::new(self.to.ip(), PORT);
         let limit = time + GRACE;
         let receiver = self.start(self.to, "receiver", &self.receiver(plain, at, time)?)?;
         receiver.wait_for("ready", GRACE, stop)?;
+        let begun = Instant::now();
         let sender = self.start(self.from, "sender", &self.sender(plain, at, time)?)?;
         let sent = sender.finish(limit, stop)?;
         let summary = receiver.wait_for("summary", limit, stop)?;
@@ -63,6 +68,7 @@ impl Ends<'_> {
             received,
             sender: sent,
             receiver: receiver.finish(limit, stop)?,
+            seconds: begun.elapsed().as_secs_f64(),
         })
     }
 
@@ -71,25 +77,32 @@ impl Ends<'_> {
         Program::start(host, command, label, self.dir.join(format!("{label}.log")))
     }
 
-    fn receiver(&self, plain: Plain, at: SocketAddr, time: Duration) -> Result<Vec<String>, BenchError> {
+    fn receiver(&self, plain: Plain<'_>, at: SocketAddr, time: Duration) -> Result<Vec<String>, BenchError> {
         let time = format!("{}ms", time.as_millis());
         let mut line = words(&["receive", "--listen", &at.to_string(), "--time", &time]);
-        line.extend(self.options(plain, ["receiver.key", "sender.key"])?);
+        line.extend(self.options(plain, false)?);
         Ok(line)
     }
 
-    fn sender(&self, plain: Plain, at: SocketAddr, time: Duration) -> Result<Vec<String>, BenchError> {
+    fn sender(&self, plain: Plain<'_>, at: SocketAddr, time: Duration) -> Result<Vec<String>, BenchError> {
         let time = format!("{}ms", time.as_millis());
         let mut line = words(&["send", "--to", &at.to_string(), "--time", &time]);
-        line.extend(self.options(plain, ["sender.key", "receiver.key"])?);
+        line.extend(self.options(plain, true)?);
         Ok(line)
     }
 
     /// What both ends are told about the transport: nothing means TCP.
-    fn options(&self, plain: Plain, [own, other]: [&str; 2]) -> Result<Vec<String>, BenchError> {
-        let Plain::Quic(controller, window) = plain else {
-            return Ok(Vec::new());
+    fn options(&self, plain: Plain<'_>, sends: bool) -> Result<Vec<String>, BenchError> {
+        let (controller, window, folders) = match plain {
+            Plain::Tcp => return Ok(Vec::new()),
+            Plain::Quic(controller, window) => (controller, window, None),
+            Plain::Tar(folders) => (Controller::Own, None, Some(folders)),
         };
+        let mut keys = ["receiver.key", "sender.key"];
+        if sends {
+            keys.reverse();
+        }
+        let [own, other] = keys;
         let (own, _) = self.identity(own)?;
         let (_, other) = self.identity(other)?;
         let own = own.to_string_lossy();
@@ -101,6 +114,10 @@ impl Ends<'_> {
             "--peer",
             &other,
         ]);
+        if let Some([from, into]) = folders {
+            let folder = if sends { from } else { into };
+            line.extend(words(&["--tar", &folder.to_string_lossy()]));
+        }
         if let Some(window) = window {
             line.extend(words(&["--window", &window.to_string()]));
         }

@@ -78,7 +78,7 @@ fn watch(pid: u32, enough: &AtomicBool) -> Used {
 }
 
 /// Has the child ended? It stays to be waited for, and until then the kernel tells what it used.
-fn has_ended(pid: u32) -> bool {
+pub(super) fn has_ended(pid: u32) -> bool {
     let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
         return true;
     };

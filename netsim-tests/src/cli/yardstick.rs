@@ -75,7 +75,12 @@ enum Controller {
 /// Be that end.
 pub(crate) fn run(args: &YardstickArgs) -> ExitCode {
     let done = match &args.end {
-        End::Receive { listen, time, tar, quic } => receive(*listen, *time, tar.as_deref(), quic).map(|received| {
+        End::Receive {
+            listen,
+            time,
+            tar,
+            quic,
+        } => receive(*listen, *time, tar.as_deref(), quic).map(|received| {
             let _ = say(json!({ "schema": 1, "event": "summary", "received": received }));
         }),
         End::Send { to, time, tar, quic } => send(*to, *time, tar.as_deref(), quic),
@@ -92,7 +97,9 @@ fn receive(listen: SocketAddr, time: Duration, tar: Option<&Path>, quic: &Quic) 
         let _ = say(json!({ "schema": 1, "event": "ready" }));
     };
     match (quic.end()?, tar) {
-        (Some(end), Some(dir)) => tar::receive(&end, listen, dir, &mut ready).map_err(|error| error.to_string()),
+        (Some(end), Some(dir)) => {
+            tar::receive(&end, listen, dir, &mut ready).map_err(|error| error.to_string())
+        }
         (Some(end), None) => quic::receive(&end, listen, time, &mut ready).map_err(|error| error.to_string()),
         (None, _) => tcp::receive(listen, &mut ready).map_err(|error| error.to_string()),
     }

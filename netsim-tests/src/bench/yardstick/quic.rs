@@ -65,7 +65,7 @@ pub fn receive(
         };
         // A stream that stands still at the end of its time is no reason to wait.
         if let Ok(Err(error)) = tokio::time::timeout(time + STANDSTILL, counting).await {
-            return Err(QuicError::Stream(error.to_string()));
+            return Err(broke(error));
         }
         connection.close(OVER, b"");
         endpoint.wait_idle().await;
@@ -88,7 +88,8 @@ pub fn send(end: &Reference, to: SocketAddr, time: Duration) -> Result<(), QuicE
                 stream.write_chunk(block.clone()).await?;
             }
         };
-        let sent: Result<Result<(), WriteError>, _> = tokio::time::timeout(time + STANDSTILL * 2, sending).await;
+        let sent: Result<Result<(), WriteError>, _> =
+            tokio::time::timeout(time + STANDSTILL * 2, sending).await;
         match sent {
             Err(_) | Ok(Ok(())) => {}
             Ok(Err(WriteError::ConnectionLost(ConnectionError::ApplicationClosed(close))))
@@ -108,6 +109,18 @@ pub(super) async fn accept(endpoint: &Endpoint) -> Result<(Connection, RecvStrea
     let connection = incoming.await.map_err(ReferenceError::from)?;
     let stream = connection.accept_uni().await.map_err(ReferenceError::from)?;
     Ok((connection, stream))
+}
+
+/// A broken stream with its causes: the outermost only says that the connection is lost.
+pub(super) fn broke(error: impl std::error::Error) -> QuicError {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        words.push_str(": ");
+        words.push_str(&error.to_string());
+        cause = error.source();
+    }
+    QuicError::Stream(words)
 }
 
 /// The kind that the program `knothole` runs on.
@@ -143,7 +156,8 @@ mod tests {
         drop(free);
         let (ready, is_ready) = channel();
         let time = Duration::from_millis(300);
-        let receiver = std::thread::spawn(move || receive(&receiver, at, time, &mut || ready.send(()).unwrap()));
+        let receiver =
+            std::thread::spawn(move || receive(&receiver, at, time, &mut || ready.send(()).unwrap()));
         is_ready.recv().unwrap();
         send(&sender, at, time).unwrap();
         let received = receiver.join().unwrap().unwrap();

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use knothole::session::reference::{Reference, ReferenceError};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use super::quic::{OVER, QuicError, accept, runtime};
+use super::quic::{OVER, QuicError, accept, broke, runtime};
 use super::{BLOCK, Received, Tally};
 
 /// Blocks between `tar` and the stream: one is worked on by each of the two while one waits.
@@ -85,10 +85,6 @@ pub fn send(end: &Reference, to: SocketAddr, dir: &Path) -> Result<(), QuicError
     })
 }
 
-fn broke(error: impl std::fmt::Display) -> QuicError {
-    QuicError::Stream(error.to_string())
-}
-
 fn start(before: &[&str], dir: &Path, after: &[&str]) -> Result<Child, QuicError> {
     Command::new("tar")
         .args(before)
@@ -105,7 +101,9 @@ fn finished(tar: &mut Child) -> Result<(), QuicError> {
     if status.success() {
         Ok(())
     } else {
-        Err(QuicError::Tar(io::Error::other(format!("tar ended with {status}"))))
+        Err(QuicError::Tar(io::Error::other(format!(
+            "tar ended with {status}"
+        ))))
     }
 }
 

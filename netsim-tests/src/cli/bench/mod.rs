@@ -1,7 +1,9 @@
 //! `knothole-netsim bench`: how fast, compared with everybody else in the same lab.
 
 mod ceiling;
+mod compare;
 mod congestion;
+mod table;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,11 +17,14 @@ use knothole_netsim::role::RoleError;
 use super::fail;
 use super::signals::raise_on_interrupt;
 
-/// Measures speed.
+/// How fast: raw TCP, raw QUIC, Knothole direct and relayed, and every rival found on PATH, in turns through one lab.
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct BenchArgs {
     #[command(subcommand)]
-    what: What,
+    what: Option<What>,
+    #[command(flatten)]
+    compare: compare::CompareArgs,
 }
 
 #[derive(Subcommand, Debug)]
@@ -31,8 +36,9 @@ enum What {
 /// Measures and prints. Threads must not exist yet.
 pub(crate) fn run(args: &BenchArgs) -> ExitCode {
     match &args.what {
-        What::Ceiling(args) => ceiling::run(args),
-        What::Congestion(args) => congestion::run(args),
+        None => compare::run(&args.compare),
+        Some(What::Ceiling(args)) => ceiling::run(args),
+        Some(What::Congestion(args)) => congestion::run(args),
     }
 }
 
