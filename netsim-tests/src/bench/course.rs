@@ -153,8 +153,8 @@ pub enum Outcome {
     Failed(String),
 }
 
-/// Lets everybody take turns, and tells what came of each turn, with the number of the round. Who is missing or failed is
-/// not asked again.
+/// Lets everybody take turns, and tells what came of each turn, with the number of the round. Who is missing
+/// is not asked again.
 ///
 /// # Errors
 /// [`BenchError`] of the lab and of its files, and when stopped.
@@ -182,7 +182,7 @@ pub fn run(
                 }
             };
             observe(contestant, round, &outcome);
-            if matches!(outcome, Outcome::Ran(_)) {
+            if !matches!(outcome, Outcome::Missing) {
                 fit.push(contestant);
             }
         }

@@ -34,7 +34,7 @@ pub(super) fn turn(contestant: Contestant, round: u32, rounds: u32, outcome: &Ou
 /// Everything.
 pub(super) fn text(report: &Report) -> String {
     let mut out = format!(
-        "{:<13}{:>21}{:>7}  {:>17}  {:>17}\n{:<13}{:>7}{:>14}{:>7}  {:>5}{:>6}{:>6}  {:>5}{:>6}{:>6}\n",
+        "{:<14}{:>21}{:>7}  {:>17}  {:>17}\n{:<14}{:>7}{:>14}{:>7}  {:>5}{:>6}{:>6}  {:>5}{:>6}{:>6}\n",
         "",
         "Gbit/s",
         "x quic",
@@ -59,7 +59,7 @@ pub(super) fn text(report: &Report) -> String {
     if !files.is_empty() {
         let _ = write!(
             out,
-            "\n{:<13}{:>10}{:>14}{:>12}{:>10}\n",
+            "\n{:<14}{:>10}{:>14}{:>12}{:>10}\n",
             "files", "seconds", "said Gbit/s", "files/s", "x scp"
         );
         for line in files {
@@ -83,20 +83,20 @@ fn row(line: &Line) -> String {
         } else {
             line.error.as_deref().unwrap_or("did not run")
         };
-        return wrap(&format!("{name:<13}{why}"), 13);
+        return wrap(&format!("{name:<14}{why}"), 14);
     };
     let costs = [line.sender, line.receiver, line.server];
     let [s, r, v] = costs.map(|cost| shown(cost, |cost| short(cost.cpu_seconds_per_gib)));
     let [ms, mr, mv] = costs.map(|cost| shown(cost, |cost| (cost.peak_kib / 1024).to_string()));
     let mut row = format!(
-        "{name:<13}{:>7}{:>14}{:>7}  {s:>5}{r:>6}{v:>6}  {ms:>5}{mr:>6}{mv:>6}",
+        "{name:<14}{:>7}{:>14}{:>7}  {s:>5}{r:>6}{v:>6}  {ms:>5}{mr:>6}{mv:>6}",
         short(gbit.median),
         format!("{}-{}", short(gbit.min), short(gbit.max)),
         line.to_quic.map_or("-".to_owned(), short),
     );
     if let Some(error) = &line.error {
         row.push('\n');
-        row.push_str(&wrap(&format!("{:<13}later: {error}", ""), 13));
+        row.push_str(&wrap(&format!("{:<14}once: {error}", ""), 14));
     }
     row
 }
@@ -113,7 +113,7 @@ fn row_of_files(line: &Line) -> String {
         _ => "-".to_owned(),
     };
     format!(
-        "{:<13}{:>10}{:>14}{files:>12}{:>10}",
+        "{:<14}{:>10}{:>14}{files:>12}{:>10}",
         line.contestant.name(),
         line.seconds
             .map_or("-".to_owned(), |seconds| format!("{seconds:.2}")),
@@ -198,8 +198,8 @@ mod tests {
             (Contestant::Scp, Outcome::Failed("scp: no route".to_owned())),
         ];
         let text = text(&sum_up(&turns));
-        assert!(text.contains("sendme       not installed"), "{text}");
-        assert!(text.contains("scp          scp: no route"), "{text}");
+        assert!(text.contains("sendme        not installed"), "{text}");
+        assert!(text.contains("scp           scp: no route"), "{text}");
         assert!(!text.contains("files/s"), "{text}");
     }
 
