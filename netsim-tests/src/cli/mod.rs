@@ -16,6 +16,7 @@ mod soak;
 mod text;
 mod verify;
 mod within;
+mod yardstick;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -50,6 +51,8 @@ enum Command {
     Within(within::WithinArgs),
     #[command(hide = true)]
     Role(role::RoleArgs),
+    #[command(hide = true)]
+    Yardstick(yardstick::YardstickArgs),
 }
 
 /// Parse the process's arguments and do what they say. Threads must not exist yet: a namespace of users can only be
@@ -70,6 +73,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Within(args) => within::run(args),
         Command::Verify(args) => verify::run(&args),
         Command::Role(args) => role::run(args),
+        Command::Yardstick(args) => yardstick::run(&args),
     }
 }
 

@@ -44,8 +44,8 @@ pub(crate) struct Cast {
     pub(crate) kinds: [&'static NatKind; 2],
     /// Are both behind the NATs of the first kind?
     pub(crate) together: bool,
-    /// One-way delay of the access links of the two machines.
-    pub(crate) delay: Duration,
+    /// The access links of the two machines, the same both ways.
+    pub(crate) links: [LinkSpec; 2],
     /// One-way delay of the server's access link.
     pub(crate) server_delay: Duration,
     /// Where the randomness of NATs and links comes from.
@@ -103,9 +103,17 @@ impl Meeting {
     /// # Errors
     /// [`DemoError`].
     pub(crate) fn new(cast: Cast, stop: &Stop) -> Result<Self, DemoError> {
+        Self::new_in(&std::env::temp_dir(), cast, stop)
+    }
+
+    /// The same with its files in a folder below `parent`.
+    ///
+    /// # Errors
+    /// [`DemoError`].
+    pub(crate) fn new_in(parent: &Path, cast: Cast, stop: &Stop) -> Result<Self, DemoError> {
         let dir = tempfile::Builder::new()
             .prefix("knothole-demo-")
-            .tempdir()
+            .tempdir_in(parent)
             .map_err(|source| DemoError::files("a temporary folder", source))?;
         let [a, b] = cast.names;
         let servers = SERVERS.into_iter().chain(alternate());
@@ -135,8 +143,8 @@ impl Meeting {
             .host(a, host(kinds[0], 1, inner))
             .host(b, host(kinds[1], 2, inner))
             .link("server", LinkSpec::delay(cast.server_delay))
-            .link(a, LinkSpec::delay(cast.delay))
-            .link(b, LinkSpec::delay(cast.delay))
+            .link(a, cast.links[0])
+            .link(b, cast.links[1])
             .build()?;
         Ok(Self {
             server: None,
@@ -322,6 +330,33 @@ impl Meeting {
         let stats = self.lab.stats();
         let held = stats.nats.values().map(|nat| nat.stats.peak_entries);
         held.max().unwrap_or(0)
+    }
+
+    /// Starts such a command with the files of `home` instead of the machine's own, as another person there would; the
+    /// folder's name is the node's name too.
+    ///
+    /// # Errors
+    /// [`DemoError`].
+    pub(crate) fn node_of(&self, side: usize, home: &str, arguments: &[&str]) -> Result<Role, DemoError> {
+        let url = self.url(side);
+        let mut all = arguments.to_vec();
+        all.extend(["--server", &url, "--json"]);
+        let verb = arguments.first().copied().unwrap_or_default();
+        if ["up", "pair"].contains(&verb) {
+            all.extend(["--name", home]);
+        }
+        let label = format!("{verb}-{home}");
+        self.start(self.cast.names[side], "knothole", &label, Some(home), &all)
+    }
+
+    /// The server's process, once it runs.
+    pub(crate) fn server_id(&self) -> Option<u32> {
+        self.server.as_ref().map(Role::id)
+    }
+
+    /// The lab.
+    pub(crate) fn lab(&self) -> &Lab {
+        &self.lab
     }
 
     /// Where a file of the meeting is.

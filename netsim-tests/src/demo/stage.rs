@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::meeting::{Cast, Meeting, STEP, hash, path_of, silent};
 use super::{DemoError, PathSeen, Plan, Progress, Report, Stop, Transfer, files, measure};
 use crate::fabric::NatEngine;
+use crate::link::LinkSpec;
 
 /// Slowest transfer that is still waited for, in bytes a second; below it something is wrong.
 const SLOWEST: u64 = 2 << 20;
@@ -31,7 +32,7 @@ pub fn run(plan: &Plan, stop: &Stop, observe: &mut dyn FnMut(Progress)) -> Resul
         names: NAMES,
         kinds: [plan.a, plan.b],
         together: false,
-        delay: plan.delay,
+        links: [LinkSpec::delay(plan.delay); 2],
         server_delay: Duration::ZERO,
         seed: 0,
         executable: plan.executable.clone(),

@@ -28,7 +28,7 @@
 //!   at the first NAT. Multicasts and broadcasts end where they begin.
 //! * What a sender offers beyond the speed of the wire is lost in the queue of its device (2000 packets), as on a slow
 //!   network card. On two processors the wire carries about 24 Gbit/s of UDP GSO, 16 Gbit/s of TCP, 0.15 to 0.25 million
-//!   single packets a second (`knothole-netsim bench` measures the machine at hand, [`crate::ceiling`] does it for programs). Over long links TCP is limited by
+//!   single packets a second (`knothole-netsim bench ceiling` measures the machine at hand, [`crate::ceiling`] does it for programs). Over long links TCP is limited by
 //!   the kernel's default windows.
 //! * IPv6 addresses are routed as they are; the NATs on the way act as stateful firewalls, or as NAT64, which makes IPv4
 //!   packets of them (RFC 7915). What comes back longer than 1480 bytes is refused with "too big".

@@ -8,6 +8,7 @@ use super::cell::{Cell, End, Sample};
 use crate::demo::meeting::{Cast, Meeting, SERVERS};
 use crate::demo::{DemoError, PathSeen, Stop};
 use crate::fabric::NatEngine;
+use crate::link::LinkSpec;
 use crate::nat::NatKind;
 use crate::oracle::{Expect, expect, reaches};
 use crate::role::RoleError;
@@ -46,7 +47,7 @@ pub(super) fn cell(
             names: ["a", "b"],
             kinds: [a, b],
             together: false,
-            delay: DELAY,
+            links: [LinkSpec::delay(DELAY); 2],
             server_delay: DELAY,
             seed: plan.seed.wrapping_add(run.into()),
             executable: executable.to_owned(),

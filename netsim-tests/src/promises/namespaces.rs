@@ -7,6 +7,7 @@ use super::{Sample, Turn};
 use crate::demo::meeting::{Cast, Meeting, Pings};
 use crate::demo::{DemoError, Stop};
 use crate::fabric::NatEngine;
+use crate::link::LinkSpec;
 use crate::role::RoleError;
 use crate::sim::Place;
 
@@ -44,7 +45,7 @@ pub(super) fn sample(seed: u64, how: How<'_>, turn: Turn, stop: &Stop) -> Result
         names: ["a", "b"],
         kinds: [a, b],
         together: turn.setup.place == Place::OneNetwork,
-        delay: DELAY,
+        links: [LinkSpec::delay(DELAY); 2],
         server_delay: DELAY,
         seed,
         executable: how.executable.to_owned(),

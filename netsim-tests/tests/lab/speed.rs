@@ -1,5 +1,5 @@
 //! What the lab can carry, so that a measurement inside knows its ceiling. Prints; the bounds only catch a lab that is
-//! broken. `knothole-netsim bench` measures longer.
+//! broken. `knothole-netsim bench ceiling` measures longer.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use knothole_netsim::ceiling::{Path, measure};
 
 use crate::support::*;
 
-/// Long enough to see that nothing is broken; `knothole-netsim bench` takes more time.
+/// Long enough to see that nothing is broken; `knothole-netsim bench ceiling` takes more time.
 const TIME: Duration = Duration::from_millis(200);
 
 #[test]

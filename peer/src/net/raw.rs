@@ -20,6 +20,13 @@ pub(crate) fn bind(addr: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// A bound socket with the buffers that bulk data gets, for QUIC without a path table.
+pub(crate) fn bulk_socket(addr: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = bind(addr)?;
+    enlarge_buffers(SockRef::from(&socket));
+    Ok(socket.into())
+}
+
 /// Ask for buffers that bulk data needs.
 pub(crate) fn enlarge_buffers(socket: SockRef<'_>) {
     // A smaller buffer than asked for costs speed, not function.

@@ -6,6 +6,7 @@ mod endpoint;
 mod in_order;
 mod noise;
 mod qlog;
+pub mod reference;
 mod stream;
 mod tls;
 mod transport;

@@ -1,4 +1,4 @@
-//! `knothole-netsim bench`: what the lab carries on this machine.
+//! `knothole-netsim bench ceiling`: what the lab carries on this machine.
 
 use std::io;
 use std::process::ExitCode;
@@ -6,20 +6,20 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 
-use super::{fail, say};
+use crate::cli::{fail, say};
 use knothole_netsim::ceiling::{Ceiling, CeilingError, Flow, Path, TIME, measure};
 use knothole_netsim::netns::become_lab_root;
 
 /// Measures what the lab itself carries on this machine, which is the ceiling of everything measured inside it.
 #[derive(Args, Debug)]
-pub(crate) struct BenchArgs {
+pub(crate) struct CeilingArgs {
     /// One JSON object per path
     #[arg(long, env = "KNOTHOLE_JSON")]
     json: bool,
 }
 
 /// Measures and prints. Threads must not exist yet.
-pub(crate) fn run(args: &BenchArgs) -> ExitCode {
+pub(crate) fn run(args: &CeilingArgs) -> ExitCode {
     if let Err(error) = become_lab_root() {
         return failed(args.json, &error.into());
     }
