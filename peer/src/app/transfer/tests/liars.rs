@@ -257,7 +257,8 @@ async fn a_small_file_that_comes_twice_is_refused_or_stored_once() {
     let place = Place::new();
     let mut liar = Liar::with_file(&place, 5).await;
     let (first, second) = (b"12345", b"12345");
-    liar.data(7, &[(right(first), first), (right(second), second)]).await;
+    liar.data(7, &[(right(first), first), (right(second), second)])
+        .await;
     let word = liar.hear().await;
     if word == FromReceiver::Abort(AbortReason::Protocol) {
         return;
