@@ -9,7 +9,13 @@
 //! GiB that arrived. The last is what to compare: rates on a machine that senders, server and receivers share depend on
 //! who gets the processor, costs hardly do.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods, // a sender is a thread of its own, without a runtime
+    missing_docs
+)]
 
 #[allow(dead_code)] // what only the tests use
 #[path = "../tests/it/node.rs"]
