@@ -104,6 +104,7 @@ fn steady(config: RelayConfig, senders: &mut [Sender], seconds: u64) -> Vec<f64>
             while sender.window - sender.in_flight >= 1.0 {
                 let packets = (sender.window - sender.in_flight).floor().min(BATCH);
                 sender.in_flight += packets;
+                #[allow(clippy::cast_possible_truncation)] // at most ten packets
                 let bytes = (packets * PACKET) as u32;
                 match relay.send_marked(&sender.flow, bytes, sender.number, sender.marks) {
                     Fate::Passed => deliver(sender, packets, false, tick, seconds, now),
