@@ -4,6 +4,7 @@
 //! moment instead of a level: the moment at which the bucket would be full again. Nothing here grows.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::addr::canonical;
@@ -69,6 +70,57 @@ impl Bucket {
             self.full_at = full_at;
         }
         fits
+    }
+}
+
+/// A bucket that several threads take from without waiting for each other.
+#[derive(Debug)]
+pub struct SharedBucket {
+    start: Instant,
+    /// When it is full again, in nanoseconds after `start`: enough for 584 years.
+    full_at: AtomicU64,
+}
+
+impl SharedBucket {
+    /// A full bucket.
+    pub const fn new(now: Instant) -> Self {
+        Self {
+            start: now,
+            full_at: AtomicU64::new(0),
+        }
+    }
+
+    /// Take what comes back in `cost`, out of a bucket that fills up in `depth`.
+    ///
+    /// # Errors
+    /// The moment at which there will be enough if nobody else takes any; nothing is taken.
+    pub fn take(&self, cost: Duration, depth: Duration, now: Instant) -> Result<(), Instant> {
+        let (cost, depth) = (nanos(cost), nanos(depth));
+        let now = nanos(now.saturating_duration_since(self.start));
+        let taken = |full_at: u64| full_at.max(now).saturating_add(cost);
+        let fits = |full_at: u64| (taken(full_at) - now <= depth).then(|| taken(full_at));
+        // Nothing else is published by it, so no order with other memory is needed.
+        match self
+            .full_at
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
+        {
+            Ok(_) => Ok(()),
+            Err(full_at) => Err(self.start + Duration::from_nanos(taken(full_at).saturating_sub(depth))),
+        }
+    }
+
+    /// Is nothing missing?
+    pub fn is_full(&self, now: Instant) -> bool {
+        self.full_at.load(Ordering::Relaxed) <= nanos(now.saturating_duration_since(self.start))
+    }
+
+    /// Put back what was taken and not used.
+    pub fn give_back(&self, cost: Duration) {
+        let less = |full_at: u64| Some(full_at.saturating_sub(nanos(cost)));
+        // Never fails: there is always something to store.
+        let _ = self
+            .full_at
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 }
 
@@ -155,6 +207,41 @@ mod tests {
             .count();
         assert_eq!(given, 49, "one per 200 ms over the 9.9 s that follow");
         assert!(!bucket.admit(rate, epoch), "an earlier moment gives nothing back");
+    }
+
+    #[test]
+    fn a_shared_bucket_says_when_there_will_be_enough_and_takes_things_back() {
+        let epoch = epoch();
+        let bucket = SharedBucket::new(epoch);
+        let ms = Duration::from_millis;
+        assert_eq!(bucket.take(ms(30), ms(50), epoch), Ok(()));
+        assert_eq!(bucket.take(ms(30), ms(50), epoch), Err(epoch + ms(10)));
+        assert_eq!(bucket.take(ms(30), ms(50), epoch + ms(10)), Ok(()));
+        bucket.give_back(ms(30));
+        assert_eq!(bucket.take(ms(30), ms(50), epoch + ms(10)), Ok(()));
+        assert!(
+            bucket.take(ms(51), ms(50), epoch + ms(1000)).is_err(),
+            "never fits"
+        );
+    }
+
+    #[test]
+    fn threads_that_take_at_once_get_no_more_than_there_is() {
+        let epoch = epoch();
+        let bucket = SharedBucket::new(epoch);
+        let take = || {
+            let fits = |_: &u32| {
+                bucket
+                    .take(Duration::from_micros(1), Duration::from_millis(10), epoch)
+                    .is_ok()
+            };
+            (0..5_000).filter(fits).count()
+        };
+        let given: usize = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(take)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        assert_eq!(given, 10_000);
     }
 
     #[test]

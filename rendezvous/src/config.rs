@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use knothole_proto::stun::StunPolicy;
@@ -12,6 +13,9 @@ use crate::public_host::PublicHost;
 /// Total relay rate unless told otherwise, in bit/s. A relay without a cap is a bill without a cap: 200 Mbit/s is 2 TB
 /// a day at the most, a fifth of a common 1 Gbit/s port, and several people's transfers at once.
 pub const RELAY_TOTAL_BITS: u64 = 200_000_000;
+
+/// Most workers: with 2 MB of buffers each, and more than any network card feeds.
+const WORKERS_MAX: usize = 64;
 
 /// What a server is told.
 #[derive(Clone, Debug)]
@@ -30,10 +34,25 @@ pub struct Config {
     pub open: bool,
     /// Most that the relay forwards in all, in bit/s; 0: no relay.
     pub relay_total_bits: u64,
+    /// Most that the relay forwards of what one key sends, in bit/s; `None`: its fair share of the total.
+    pub relay_key_bits: Option<u64>,
+    /// Sockets at each address, and tasks that read them and forward; `None`: as many as there are processors. One where
+    /// the system does not spread datagrams over sockets (everywhere but on Linux).
+    pub workers: Option<NonZeroUsize>,
     /// Whose STUN requests are answered.
     pub stun: StunPolicy,
     /// Pass on loopback addresses of nodes: for tests on one machine.
     pub allow_loopback: bool,
+}
+
+impl Config {
+    /// Sockets at each address.
+    pub(crate) fn worker_count(&self) -> usize {
+        let processors = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        self.workers
+            .map_or_else(processors, NonZeroUsize::get)
+            .min(WORKERS_MAX)
+    }
 }
 
 impl Default for Config {
@@ -45,6 +64,8 @@ impl Default for Config {
             public_host: None,
             open: false,
             relay_total_bits: RELAY_TOTAL_BITS,
+            relay_key_bits: None,
+            workers: None,
             stun: StunPolicy::Nodes,
             allow_loopback: false,
         }

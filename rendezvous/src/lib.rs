@@ -2,8 +2,8 @@
 //! [`knothole_proto::stun`]. It decides nothing itself beyond how many handshakes it takes on.
 //!
 //! One UDP port carries STUN, control connections (QUIC) and relay frames, told apart by their first byte. A datagram
-//! goes through `socket` to `datagrams`, where frames are forwarded and STUN is answered on the spot; QUIC goes on
-//! to quinn and its messages through `control` to the one task that owns the registry. Names reach the disk through
+//! is read by a `worker` and goes to `datagrams`, where frames are forwarded and STUN is answered on the spot; QUIC goes
+//! on through `inbox` to quinn, and its messages through `control` to the one task that owns the registry. Names reach the disk through
 //! `store` before anybody is told that they hold them.
 //!
 //! ```no_run
@@ -24,6 +24,7 @@ mod control;
 mod data;
 mod datagrams;
 mod identity;
+mod inbox;
 mod listening;
 mod private_files;
 mod public_host;
@@ -31,10 +32,11 @@ mod server;
 mod socket;
 mod store;
 mod tls;
+mod worker;
 
 pub use config::{Config, RELAY_TOTAL_BITS, StartError};
 pub use data::{DataError, Inspected};
-pub use datagrams::DatagramStats;
+pub use datagrams::{DatagramStats, WorkerStats};
 pub use identity::IdentityError;
 pub use knothole_proto::stun::StunPolicy;
 pub use private_files::FileError;

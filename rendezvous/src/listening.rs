@@ -17,9 +17,10 @@ use crate::socket;
 /// taken at another.
 const TRIES: usize = 16;
 
-/// An open socket.
+/// An address with its open sockets.
 pub(crate) struct Bound {
-    pub(crate) socket: UdpSocket,
+    /// One for each worker where there is a relay, else one.
+    pub(crate) sockets: Vec<UdpSocket>,
     pub(crate) local: SocketAddr,
     pub(crate) purpose: Purpose,
 }
@@ -66,9 +67,14 @@ impl Listening {
         if let Some(alternate) = &mut listening.alternate {
             alternate.set_port(listening.alternate_port);
         }
-        for bound in &listening.sockets {
-            let granted = socket::buffers(&bound.socket);
-            info!(addr = %bound.local, purpose = ?bound.purpose, receive_buffer = granted.receive, send_buffer = granted.send, "listening");
+        for bound in &mut listening.sockets {
+            if bound.purpose == Purpose::Main {
+                bound.multiply(config.worker_count())?;
+            }
+            let Some(granted) = bound.sockets.first().map(socket::buffers) else {
+                continue;
+            };
+            info!(addr = %bound.local, purpose = ?bound.purpose, sockets = bound.sockets.len(), receive_buffer = granted.receive, send_buffer = granted.send, "listening");
             if granted.receive < socket::BUFFER && bound.purpose == Purpose::Main {
                 warn!(
                     "the receive buffer is smaller than {} bytes; for a busy relay: sysctl -w net.core.rmem_max={}",
@@ -131,6 +137,17 @@ impl Listening {
     }
 }
 
+impl Bound {
+    /// Open further sockets at this address, if there are to be several.
+    fn multiply(&mut self, count: usize) -> Result<(), StartError> {
+        if let Some(first) = self.sockets.pop() {
+            self.sockets =
+                socket::multiply(first, count).map_err(|source| StartError::socket(self.local, source))?;
+        }
+        Ok(())
+    }
+}
+
 fn open_mains(listen: &[SocketAddr]) -> Result<Vec<Bound>, StartError> {
     if !listen.is_empty() {
         return listen.iter().map(|addr| bind(*addr, Purpose::Main)).collect();
@@ -179,7 +196,7 @@ fn bind(addr: SocketAddr, purpose: Purpose) -> Result<Bound, StartError> {
         let socket = socket::bind(addr)?;
         let local = socket.local_addr()?;
         Ok(Bound {
-            socket,
+            sockets: vec![socket],
             local,
             purpose,
         })

@@ -19,10 +19,14 @@ use tracing::{info, warn};
 use crate::config::{Config, StartError};
 use crate::control::{Acceptor, Gate, Hub, ToHub, codes};
 use crate::data::{Data, DataError, Inspected};
-use crate::datagrams::{Counters, DatagramStats, Datagrams, Purpose, Relay, Site, Stun, Wire};
+use crate::datagrams::{
+    Counters, DatagramStats, Datagrams, Place, Purpose, Relay, Site, Stun, Wire, WorkerStats,
+};
+use crate::inbox::inbox;
 use crate::listening::Listening;
 use crate::public_host::{self, PublicHost};
 use crate::socket::Port;
+use crate::worker::Worker;
 use crate::{control, store, tls};
 
 /// How long connections may take to end after the server said goodbye. Nodes read two messages; a minute-long drain
@@ -62,6 +66,8 @@ pub struct Stats {
     pub stun: StunStats,
     /// Dropped datagrams.
     pub datagrams: DatagramStats,
+    /// What each worker did.
+    pub workers: Vec<WorkerStats>,
     /// Control connections, whatever their state.
     pub connections: usize,
     /// Connection attempts left without an answer because a limit was reached.
@@ -149,9 +155,10 @@ impl Server {
         Stats {
             registry,
             connections,
-            relay: self.datagrams.relay.stats(),
+            relay: self.datagrams.relay_stats(),
             stun: self.datagrams.stun.stats(),
             datagrams: self.datagrams.counters.read(),
+            workers: self.datagrams.counters.workers(),
             attempts_ignored,
             attempts_challenged,
         }
@@ -201,7 +208,12 @@ impl Server {
         let ready = ready(config, &listening, &data);
         let (alternate_port, alternate) = (listening.alternate_port, listening.alternate);
         let (moved, moved_ends) = mpsc::channel(MOVED);
-        let relay = Relay::new(RelayConfig::new(config.relay_total_bits), moved, now);
+        let limits = RelayConfig::new(config.relay_total_bits);
+        let limits = match config.relay_key_bits {
+            Some(bits) => limits.with_per_key(bits),
+            None => limits,
+        };
+        let relay = Relay::new(limits, moved, now);
         let datagrams = Arc::new(datagrams(config, seed, listening, relay, now)?);
 
         let (hub, inputs) = control::queue();
@@ -243,6 +255,11 @@ impl Server {
             running.run(inputs, moved_ends).await;
             "registry"
         });
+        let letting_out = server.datagrams.clone().let_out();
+        server.others.spawn(async move {
+            letting_out.await;
+            "relay"
+        });
         server.open_endpoints(&endpoint_config, &server_config, &watch_closing)?;
         Ok(server)
     }
@@ -261,14 +278,23 @@ impl Server {
             closing: closing.clone(),
         };
         for (number, wire) in self.datagrams.wires.iter().enumerate() {
-            let port = Port::new(wire.socket.clone(), number, self.datagrams.clone());
-            if wire.purpose == Purpose::Discovery {
+            let (to_quic, from_workers) = inbox();
+            for (worker, socket) in wire.sockets.iter().enumerate() {
+                let worker = Worker {
+                    socket: socket.clone(),
+                    place: Place { wire: number, worker },
+                    datagrams: self.datagrams.clone(),
+                    quic: (wire.purpose == Purpose::Main).then(|| to_quic.clone()),
+                };
                 self.others.spawn(async move {
-                    port.serve_alone().await;
-                    "discovery"
+                    worker.work().await;
+                    "receiving"
                 });
-                continue;
             }
+            let Some(socket) = wire.sockets.first().filter(|_| wire.purpose == Purpose::Main) else {
+                continue;
+            };
+            let port = Port::new(socket.clone(), from_workers);
             let endpoint = Endpoint::new_with_abstract_socket(
                 endpoint_config.clone(),
                 Some(server_config.clone()),
@@ -357,11 +383,13 @@ fn datagrams(
     };
     let mut wires = Vec::with_capacity(listening.sockets.len());
     for bound in listening.sockets {
-        let socket = TokioRuntime
-            .wrap_udp_socket(bound.socket)
-            .map_err(|source| StartError::socket(bound.local, source))?;
+        let wrapped = bound
+            .sockets
+            .into_iter()
+            .map(|socket| TokioRuntime.wrap_udp_socket(socket));
+        let sockets: std::io::Result<Vec<_>> = wrapped.collect();
         wires.push(Wire {
-            socket,
+            sockets: sockets.map_err(|source| StartError::socket(bound.local, source))?,
             local: bound.local,
             purpose: bound.purpose,
         });
@@ -370,7 +398,7 @@ fn datagrams(
         wires,
         relay,
         stun,
-        counters: Counters::default(),
+        counters: Counters::new(config.worker_count()),
     })
 }
 

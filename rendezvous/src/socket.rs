@@ -1,8 +1,6 @@
-//! UDP sockets: how they are opened, and the one that quinn receives from.
+//! UDP sockets: how they are opened, and what quinn takes for one.
 //!
-//! A [`Port`] stands between quinn and its socket. Datagrams that are not QUIC are taken out on the way and handled
-//! at once by [`Datagrams`]; quinn sees the rest. Receiving never fails: an error of one datagram must not end a
-//! server, so errors are counted and the next datagram is read.
+//! Workers read the sockets; quinn gets from them, through a [`Port`], what is QUIC.
 
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
@@ -15,14 +13,11 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 use socket2::{Domain, Protocol, Socket, Type};
 use tracing::debug;
 
-use crate::datagrams::{Datagrams, Outbox};
+use crate::inbox::Inbox;
 
 /// Bytes asked of the kernel for each direction of a socket: 40 ms at 1 Gbit/s, the longest that the receiving thread
 /// should be away. The kernel grants at most net.core.rmem_max and wmem_max; less means drops under bursts.
 pub(crate) const BUFFER: usize = 5 * 1024 * 1024;
-
-/// Receive errors in a row before the socket waits to be polled anew, so that an error that stays cannot spin.
-const ERRORS_IN_A_ROW: usize = 16;
 
 /// Bytes that the kernel granted to a socket, as it accounts them (Linux doubles what was asked for).
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +31,45 @@ pub(crate) struct Buffers {
 /// # Errors
 /// What the system says: in use, not permitted, no such address, no such family.
 pub(crate) fn bind(addr: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = unbound(addr)?;
+    socket.bind(&addr.into())?;
+    Ok(socket.into())
+}
+
+/// Open further sockets at the address of this one, until there are `count` in all; the kernel spreads what arrives over
+/// them by the addresses and ports of both ends. The first one was opened alone, so another program at the same address
+/// has been noticed before.
+///
+/// # Errors
+/// What the system says. Where a system does not spread, there is the first alone.
+#[cfg(target_os = "linux")]
+pub(crate) fn multiply(first: UdpSocket, count: usize) -> io::Result<Vec<UdpSocket>> {
+    let addr = first.local_addr()?;
+    let mut sockets = vec![first];
+    if count > 1 {
+        for first in &sockets {
+            socket2::SockRef::from(first).set_reuse_port(true)?;
+        }
+    }
+    while sockets.len() < count {
+        let socket = unbound(addr)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&addr.into())?;
+        sockets.push(socket.into());
+    }
+    Ok(sockets)
+}
+
+/// See above: elsewhere the option lets sockets share an address, but all datagrams go to one of them.
+///
+/// # Errors
+/// None.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn multiply(first: UdpSocket, _: usize) -> io::Result<Vec<UdpSocket>> {
+    Ok(vec![first])
+}
+
+fn unbound(addr: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
     if addr.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -49,8 +83,7 @@ pub(crate) fn bind(addr: SocketAddr) -> io::Result<UdpSocket> {
         }
     }
     socket.set_nonblocking(true)?;
-    socket.bind(&addr.into())?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 /// What the kernel granted.
@@ -62,56 +95,33 @@ pub(crate) fn buffers(socket: &UdpSocket) -> Buffers {
     }
 }
 
-/// The socket of one QUIC endpoint.
+/// What a QUIC endpoint sends through and receives from: it sends through the first socket of its address, and gets what
+/// the workers of all of them took out as QUIC. So a node whose packets come to another of the sockets, because its NAT
+/// gave it a new port, stays with the endpoint that knows its connection.
 #[derive(Debug)]
 pub(crate) struct Port {
-    inner: Arc<dyn AsyncUdpSocket>,
-    /// Its number in [`Datagrams`].
-    number: usize,
-    datagrams: Arc<Datagrams>,
+    socket: Arc<dyn AsyncUdpSocket>,
     /// Never contended: one task receives.
-    outbox: Mutex<Outbox>,
+    inbox: Mutex<Inbox>,
 }
 
 impl Port {
-    /// Socket `number` of `datagrams`.
-    pub(crate) fn new(inner: Arc<dyn AsyncUdpSocket>, number: usize, datagrams: Arc<Datagrams>) -> Self {
+    /// The port of an endpoint at this address.
+    pub(crate) fn new(socket: Arc<dyn AsyncUdpSocket>, inbox: Inbox) -> Self {
         Self {
-            inner,
-            number,
-            datagrams,
-            outbox: Mutex::default(),
-        }
-    }
-
-    /// Receive and answer until the socket has nothing more, for a socket that speaks no QUIC. Never ends.
-    pub(crate) async fn serve_alone(self) {
-        let mut storage: Vec<Vec<u8>> = (0..ALONE_BUFFERS).map(|_| vec![0; ALONE_BUFFER_LEN]).collect();
-        loop {
-            let mut buffers: Vec<IoSliceMut<'_>> = storage.iter_mut().map(|b| IoSliceMut::new(b)).collect();
-            let mut metas = [RecvMeta::default(); ALONE_BUFFERS];
-            // QUIC is not spoken here, so whatever is left in the buffers is dropped with them.
-            let received = std::future::poll_fn(|cx| self.poll_recv(cx, &mut buffers, &mut metas)).await;
-            if received.is_err() {
-                self.datagrams.counters.receive_errors.add(1);
-            }
-            tokio::task::consume_budget().await;
+            socket,
+            inbox: Mutex::new(inbox),
         }
     }
 }
 
-/// Buffers of a socket without QUIC. It gets a few questions at a time.
-const ALONE_BUFFERS: usize = 4;
-/// Bytes of each: the largest batch that the kernel coalesces.
-const ALONE_BUFFER_LEN: usize = 65_535;
-
 impl AsyncUdpSocket for Port {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        self.inner.clone().create_io_poller()
+        self.socket.clone().create_io_poller()
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        self.inner.try_send(transmit)
+        self.socket.try_send(transmit)
     }
 
     fn poll_recv(
@@ -120,45 +130,36 @@ impl AsyncUdpSocket for Port {
         buffers: &mut [IoSliceMut<'_>],
         metas: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        for _ in 0..ERRORS_IN_A_ROW {
-            match self.inner.poll_recv(cx, buffers, metas) {
-                Poll::Ready(Ok(count)) => {
-                    let (buffers, metas) = (buffers.get_mut(..count), metas.get_mut(..count));
-                    let mut outbox = self.outbox.lock().unwrap_or_else(PoisonError::into_inner);
-                    // Sets each `meta.len` to what is left for QUIC. With 0 quinn goes on to the next one, and its own
-                    // limit on work per turn holds for all kinds of datagrams.
-                    self.datagrams.sort(
-                        self.number,
-                        buffers.unwrap_or_default(),
-                        metas.unwrap_or_default(),
-                        &mut outbox,
-                    );
-                    return Poll::Ready(Ok(count));
-                }
-                Poll::Ready(Err(why)) => {
-                    self.datagrams.counters.receive_errors.add(1);
-                    debug!(%why, "receiving failed; going on");
-                }
-                Poll::Pending => return Poll::Pending,
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut count = 0;
+        for (buffer, meta) in buffers.iter_mut().zip(metas.iter_mut()) {
+            match inbox.poll(cx, buffer) {
+                Poll::Ready(received) => *meta = received,
+                Poll::Pending => break,
             }
+            count += 1;
         }
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        // Receiving never fails: without workers nothing comes any more, and the server notices that they ended.
+        if count == 0 {
+            Poll::Pending
+        } else {
+            Poll::Ready(Ok(count))
+        }
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.local_addr()
+        self.socket.local_addr()
     }
 
     fn max_transmit_segments(&self) -> usize {
-        self.inner.max_transmit_segments()
+        self.socket.max_transmit_segments()
     }
 
     fn max_receive_segments(&self) -> usize {
-        self.inner.max_receive_segments()
+        self.socket.max_receive_segments()
     }
 
     fn may_fragment(&self) -> bool {
-        self.inner.may_fragment()
+        self.socket.may_fragment()
     }
 }

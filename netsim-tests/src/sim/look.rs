@@ -121,7 +121,7 @@ impl World {
     /// Counters of the server's registry and relay.
     pub fn server_stats(&self, host: HostId) -> Option<(Stats, RelayStats)> {
         match &self.hosts[host.0].role {
-            HostRole::Server(server) => Some((server.registry().stats(), server.relay().stats())),
+            HostRole::Server(server) => Some((server.registry().stats(), server.relay())),
             _ => None,
         }
     }

@@ -29,6 +29,7 @@ mod place;
 mod plain;
 mod queue;
 mod recovery;
+mod relay;
 mod server;
 mod soak;
 mod sockets;

@@ -1,4 +1,4 @@
-//! The server of the world: the project's own [`Registry`], [`RelayTable`] and [`StunServer`], and around them what the
+//! The server of the world: the project's own [`Registry`], relay and [`StunServer`], and around them what the
 //! server's driver does.
 //!
 //! The driver of this world holds the control connections and a disk that takes a moment to write. It decides nothing
@@ -10,15 +10,16 @@ use std::time::{Duration, Instant};
 
 use knothole_proto::id::{PeerId, Token};
 use knothole_proto::rendezvous::{
-    ClaimId, Command, ConnId, Record, Registry, RegistryConfig, RelayConfig, RelayTable, Route, StoreFailed,
+    ClaimId, Command, ConnId, Record, Registry, RegistryConfig, RelayConfig, RelayStats, StoreFailed,
 };
 use knothole_proto::seed::Seed;
 use knothole_proto::stun::{ServerSocket, StunConfig, StunPolicy, StunServer};
-use knothole_proto::wire::{self, ToServer, codec, relay};
+use knothole_proto::wire::{self, ToServer, codec};
 
 use super::build::{SERVER_ALTERNATE_IP, SERVER_ALTERNATE_IP6, SERVER_IP, SERVER_IP6};
 use super::clock::HostClock;
 use super::control::{Frame, Kind, Stream};
+use super::relay::Relay;
 
 /// After this long a connection that is to be closed is closed whether or not everything arrived.
 const CLOSE_AFTER: Duration = Duration::from_secs(3);
@@ -74,7 +75,7 @@ pub(super) struct Server {
     /// Its first port, and the second for STUN.
     ports: [u16; 2],
     registry: Registry,
-    relay: RelayTable,
+    relay: Relay,
     stun: [StunServer; 2],
     conns: BTreeMap<ConnId, Conn>,
     by_number: BTreeMap<u64, ConnId>,
@@ -158,6 +159,7 @@ impl Server {
         if self.registry.poll_timeout().is_some_and(|(at, _)| at <= reading) {
             self.registry.handle_timeout(reading);
         }
+        self.let_out(reading);
         while let Some((due, ..)) = self.writes.front()
             && *due <= now
             && let Some((_, claim, record)) = self.writes.pop_front()
@@ -194,6 +196,7 @@ impl Server {
             return None;
         }
         let registry = self.registry.poll_timeout().map(|(at, _)| self.clock.when(at));
+        let relay = self.relay.poll_timeout().map(|at| self.clock.when(at));
         let write = self.writes.front().map(|(due, ..)| *due);
         let conns = self.conns.values().map(|conn| {
             let closing = conn.closing.map(|at| {
@@ -207,7 +210,7 @@ impl Server {
                 .into_iter()
                 .fold(conn.stream.poll_timeout(), Duration::min)
         });
-        conns.chain(registry).chain(write).min()
+        conns.chain(registry).chain(relay).chain(write).min()
     }
 
     /// The server dies: connections, sessions and channels are gone, unfinished writes too.
@@ -251,8 +254,8 @@ impl Server {
     }
 
     /// The relay, for its counters.
-    pub(super) fn relay(&self) -> &RelayTable {
-        &self.relay
+    pub(super) fn relay(&self) -> RelayStats {
+        self.relay.stats()
     }
 
     /// Did the registry never stop to want things?
@@ -287,25 +290,26 @@ impl Server {
     }
 
     fn forward(&mut self, from: SocketAddr, frame: &[u8], now: Duration) {
-        let Some((channel, _)) = relay::split(frame) else {
-            return;
-        };
-        let route = match self.relay.route(channel, from) {
-            Route::WrongSource(ends) => {
-                // QUIC may have noticed by now that an end moved.
-                for conn in ends {
-                    if let Some(known) = self.conns.get(&conn) {
-                        self.relay.move_end(conn, known.from);
-                    }
+        let reading = self.clock.read(now);
+        let forwarded = self.relay.forward(from, frame, reading).or_else(|ends| {
+            // QUIC may have noticed by now that an end moved.
+            for conn in ends {
+                if let Some(known) = self.conns.get(&conn) {
+                    self.relay.table.move_end(conn, known.from);
                 }
-                self.relay.route(channel, from)
             }
-            route => route,
-        };
-        if let Route::To(to) = route
-            && self.relay.admit(frame.len(), self.clock.read(now))
-        {
-            self.outgoing.push(self.reply(to, frame.to_vec()));
+            self.relay.forward(from, frame, reading)
+        });
+        if let Ok(Some((to, bytes))) = forwarded {
+            self.outgoing.push(self.reply(to, bytes));
+        }
+        self.let_out(reading);
+    }
+
+    /// Send what has waited long enough for the relay's limit.
+    fn let_out(&mut self, reading: Instant) {
+        while let Some((to, bytes)) = self.relay.poll(reading) {
+            self.outgoing.push(self.reply(to, bytes));
         }
     }
 
@@ -363,7 +367,7 @@ impl Server {
         let reading = self.clock.read(now);
         if newest && conn.from != from {
             conn.from = from;
-            self.relay.move_end(id, from);
+            self.relay.table.move_end(id, from);
             self.registry.handle_address(id, from, reading);
         }
         for bytes in messages {
@@ -416,7 +420,7 @@ impl Server {
             Command::OpenChannel { channel, ends } => {
                 let ends = ends.map(|id| self.conns.get(&id).map(|conn| (id, conn.from)));
                 if let [Some(one), Some(two)] = ends {
-                    self.relay.open(channel, [one, two], self.clock.read(now));
+                    self.relay.table.open(channel, [one, two]);
                 }
             }
             Command::CloseChannel { channel } => self.relay.close(channel),
@@ -453,7 +457,7 @@ fn machines(
     disk: &[Record],
     seed: &Seed,
     now: Instant,
-) -> (Registry, RelayTable, [StunServer; 2]) {
+) -> (Registry, Relay, [StunServer; 2]) {
     let config = RegistryConfig {
         open: spec.open,
         tokens: spec.tokens.clone(),
@@ -465,7 +469,7 @@ fn machines(
         ..RegistryConfig::default()
     };
     let registry = Registry::new(config, disk.to_vec(), &seed.child("registry", 0), now);
-    let relay = RelayTable::new(RelayConfig::new(spec.relay_rate), now);
+    let relay = Relay::new(RelayConfig::new(spec.relay_rate), now);
     let stun = [false, true].map(|v6| {
         let config = StunConfig {
             policy: StunPolicy::Nodes,

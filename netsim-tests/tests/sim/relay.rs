@@ -42,7 +42,7 @@ fn a_pair_with_udp_to_the_server_only_stays_relayed_and_says_why() {
         assert!(to_a >= 49 && to_b >= 49, "{a} and {b}: {to_a} and {to_b} of 50");
         let (registry, relay) = stage.world.server_stats(stage.server).unwrap();
         assert_eq!((registry.sessions, registry.channels), (1, 1));
-        assert_eq!((relay.channels, relay.refused_bytes), (1, 0));
+        assert_eq!((relay.channels, relay.queue.dropped_bytes()), (1, 0));
         assert!(relay.forwarded_bytes > 0);
     }
 }
@@ -136,7 +136,10 @@ fn a_full_relay_starves_nobody_forever() {
     stage.connect();
     stage.pass(300 * SECOND);
     let (_, relay) = stage.world.server_stats(stage.server).unwrap();
-    assert!(relay.refused_bytes == 0, "the burst of 256 KiB covers this pair");
+    assert!(
+        relay.queue.dropped_bytes() == 0,
+        "the burst of 256 KiB covers this pair"
+    );
     let more = NodeSpec {
         period: Some(2 * MS),
         port: 40_001,
@@ -148,7 +151,7 @@ fn a_full_relay_starves_nobody_forever() {
     stage.world.connect(loud, stage.b, PathPolicy::Auto).unwrap();
     stage.pass(60 * SECOND);
     let (_, relay) = stage.world.server_stats(stage.server).unwrap();
-    assert!(relay.refused_bytes > 0, "the cap is reached");
+    assert!(relay.queue.dropped_bytes() > 0, "the cap is reached");
     let admitted = relay.forwarded_bytes * 8 / stage.world.now().as_secs();
     assert!(
         admitted <= 8_000 + 256 * 1024 * 8 / stage.world.now().as_secs(),

@@ -1,48 +1,33 @@
-//! The relay's forwarding table and its total cap: asked once for every received batch of frames.
+//! The relay's forwarding table: where a frame of a channel goes, judged by where it came from.
 //!
 //! It holds for each channel the two ends and the address at which each was last seen. It never learns an address
 //! from a frame: addresses come from the authenticated control connections alone, through [`RelayTable::open`] and
-//! [`RelayTable::move_end`]. It sends nothing itself.
+//! [`RelayTable::move_end`]. It sends nothing itself, and says nothing of when: that is the [`Gate`](super::Gate)'s.
+//!
+//! A driver with several threads keeps a copy of each channel's [`Ends`] where they find it without waiting for each
+//! other; the table stays what the copies are made from.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
 
 use super::command::ConnId;
+use super::shaping::{LaneId, QueueStats};
 use crate::addr::canonical;
 use crate::id::ChannelId;
-use crate::quota::Bucket;
 
 /// Most channels at a time. Each takes about 300 bytes; the registry's cap on sessions is the same.
 pub(super) const CHANNELS_MAX: usize = 65_536;
 
-/// How much the relay may forward.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RelayConfig {
-    /// Cap over all channels together, counted on the datagrams as they arrive, without IP and UDP headers. 0: nothing.
-    pub total_bits_per_second: u64,
-    /// Bytes that may pass at once after a rest.
-    pub burst: u64,
-}
-
-impl RelayConfig {
-    /// A cap with the usual burst: 50 ms of it, but at least 256 KiB, which is four full receive buffers. A larger burst
-    /// lets queues grow behind the server; a smaller one drops parts of a single batch.
-    pub const fn new(total_bits_per_second: u64) -> Self {
-        let burst = total_bits_per_second / 8 / 20;
-        let least = 256 * 1024;
-        Self {
-            total_bits_per_second,
-            burst: if burst > least { burst } else { least },
-        }
-    }
-}
-
 /// What to do with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// Send it there, if [`RelayTable::admit`] agrees.
-    To(SocketAddr),
+    /// Send it there, as soon as the limits let this lane.
+    To {
+        /// The other end.
+        to: SocketAddr,
+        /// The direction.
+        lane: LaneId,
+    },
     /// Drop it: there is no such channel.
     UnknownChannel,
     /// Drop it: it comes from neither end. One of them may have moved: compare where these control connections are
@@ -50,134 +35,96 @@ pub enum Route {
     WrongSource([ConnId; 2]),
 }
 
+/// The two ends of a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    channel: ChannelId,
+    ends: [(ConnId, SocketAddr); 2],
+}
+
+impl Ends {
+    /// Where a frame of this channel goes that came from `from`. Never [`Route::UnknownChannel`].
+    pub fn route(&self, from: SocketAddr) -> Route {
+        let [one, other] = self.ends;
+        let from = canonical(from);
+        let (to, from_second) = if from == one.1 {
+            (other.1, false)
+        } else if from == other.1 {
+            (one.1, true)
+        } else {
+            return Route::WrongSource([one.0, other.0]);
+        };
+        let lane = LaneId {
+            channel: self.channel,
+            from_second,
+        };
+        Route::To { to, lane }
+    }
+
+    /// The addresses of both, in the order in which they were given.
+    pub fn addrs(&self) -> [SocketAddr; 2] {
+        self.ends.map(|(_, addr)| addr)
+    }
+}
+
 /// Counters since the start, and gauges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RelayStats {
     /// Channels that are open.
     pub channels: usize,
-    /// Bytes admitted.
+    /// Bytes that left.
     pub forwarded_bytes: u64,
-    /// Batches admitted.
+    /// Frames that left.
+    pub forwarded_frames: u64,
+    /// Batches that left: calls into the kernel.
     pub forwarded_batches: u64,
-    /// Bytes dropped by the cap.
-    pub refused_bytes: u64,
-    /// Batches dropped by the cap.
-    pub refused_batches: u64,
     /// Batches dropped because their channel does not exist.
     pub unknown_channel: u64,
     /// Batches dropped because they came from neither end.
     pub wrong_source: u64,
+    /// What waited, and what was dropped because of limits or full sockets.
+    pub queue: QueueStats,
 }
 
 /// The table.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct RelayTable {
-    config: RelayConfig,
-    bucket: Bucket,
-    channels: BTreeMap<ChannelId, [(ConnId, SocketAddr); 2]>,
+    channels: BTreeMap<ChannelId, Ends>,
     of_conn: BTreeMap<ConnId, Vec<ChannelId>>,
-    stats: RelayStats,
 }
 
 impl RelayTable {
     /// An empty table.
-    pub const fn new(config: RelayConfig, now: Instant) -> Self {
+    pub const fn new() -> Self {
         Self {
-            config,
-            bucket: Bucket::new(now),
             channels: BTreeMap::new(),
             of_conn: BTreeMap::new(),
-            stats: RelayStats {
-                channels: 0,
-                forwarded_bytes: 0,
-                forwarded_batches: 0,
-                refused_bytes: 0,
-                refused_batches: 0,
-                unknown_channel: 0,
-                wrong_source: 0,
-            },
         }
     }
 
-    /// Open a channel between two control connections, or give an open one new ends. `false` if the table is full.
-    pub fn open(&mut self, channel: ChannelId, ends: [(ConnId, SocketAddr); 2], _now: Instant) -> bool {
-        self.forget(channel);
+    /// Open a channel between two control connections, or give an open one new ends. `None` if the table is full.
+    pub fn open(&mut self, channel: ChannelId, ends: [(ConnId, SocketAddr); 2]) -> Option<Ends> {
+        self.close(channel);
         if self.channels.len() >= CHANNELS_MAX {
-            return false;
+            return None;
         }
-        self.channels
-            .insert(channel, ends.map(|(conn, addr)| (conn, canonical(addr))));
+        let opened = Ends {
+            channel,
+            ends: ends.map(|(conn, addr)| (conn, canonical(addr))),
+        };
+        self.channels.insert(channel, opened);
         for (conn, _) in ends {
             self.of_conn.entry(conn).or_default().push(channel);
         }
-        true
+        Some(opened)
     }
 
     /// Close a channel; one that is not there is no error.
     pub fn close(&mut self, channel: ChannelId) {
-        self.forget(channel);
-    }
-
-    /// This control connection is at that address now: all its channels follow.
-    pub fn move_end(&mut self, conn: ConnId, addr: SocketAddr) {
-        for channel in self.of_conn.get(&conn).into_iter().flatten() {
-            let ends = self.channels.get_mut(channel);
-            for end in ends.into_iter().flatten().filter(|end| end.0 == conn) {
-                end.1 = canonical(addr);
-            }
-        }
-    }
-
-    /// Where a frame of this channel goes that came from `from`.
-    pub fn route(&mut self, channel: ChannelId, from: SocketAddr) -> Route {
-        let Some([one, other]) = self.channels.get(&channel) else {
-            self.stats.unknown_channel += 1;
-            return Route::UnknownChannel;
+        let Some(closed) = self.channels.remove(&channel) else {
+            return;
         };
-        let from = canonical(from);
-        if from == one.1 {
-            Route::To(other.1)
-        } else if from == other.1 {
-            Route::To(one.1)
-        } else {
-            self.stats.wrong_source += 1;
-            Route::WrongSource([one.0, other.0])
-        }
-    }
-
-    /// May a batch of this many bytes pass under the total cap?
-    pub fn admit(&mut self, bytes: usize, now: Instant) -> bool {
-        let bytes = bytes as u64;
-        let fits = match (self.time_of(bytes), self.time_of(self.config.burst)) {
-            (Some(cost), Some(depth)) => self.bucket.take(cost, depth, now),
-            _ => false,
-        };
-        if fits {
-            self.stats.forwarded_bytes += bytes;
-            self.stats.forwarded_batches += 1;
-        } else {
-            self.stats.refused_bytes += bytes;
-            self.stats.refused_batches += 1;
-        }
-        fits
-    }
-
-    /// Counters and gauges.
-    pub fn stats(&self) -> RelayStats {
-        RelayStats {
-            channels: self.channels.len(),
-            ..self.stats
-        }
-    }
-
-    fn time_of(&self, bytes: u64) -> Option<Duration> {
-        let nanos = u128::from(bytes) * 8_000_000_000 / u128::from(self.config.total_bits_per_second).max(1);
-        (self.config.total_bits_per_second > 0)
-            .then(|| Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
-    }
-
-    fn forget(&mut self, channel: ChannelId) {
-        for (conn, _) in self.channels.remove(&channel).into_iter().flatten() {
+        for (conn, _) in closed.ends {
             if let Some(channels) = self.of_conn.get_mut(&conn) {
                 channels.retain(|of_conn| *of_conn != channel);
                 if channels.is_empty() {
@@ -185,5 +132,37 @@ impl RelayTable {
                 }
             }
         }
+    }
+
+    /// This control connection is at that address now: all its channels follow. The answer is what they have become.
+    pub fn move_end(&mut self, conn: ConnId, addr: SocketAddr) -> Vec<(ChannelId, Ends)> {
+        let mut moved = Vec::new();
+        for channel in self.of_conn.get(&conn).into_iter().flatten() {
+            if let Some(ends) = self.channels.get_mut(channel) {
+                for end in ends.ends.iter_mut().filter(|end| end.0 == conn) {
+                    end.1 = canonical(addr);
+                }
+                moved.push((*channel, *ends));
+            }
+        }
+        moved
+    }
+
+    /// Where a frame of this channel goes that came from `from`.
+    pub fn route(&self, channel: ChannelId, from: SocketAddr) -> Route {
+        match self.channels.get(&channel) {
+            Some(ends) => ends.route(from),
+            None => Route::UnknownChannel,
+        }
+    }
+
+    /// Channels that are open.
+    pub fn len(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// Is none open?
+    pub fn is_empty(&self) -> bool {
+        self.channels.is_empty()
     }
 }

@@ -8,6 +8,7 @@ mod pairing;
 mod punch;
 mod registry;
 mod relay;
+mod shaping;
 mod stun;
 mod support;
 mod town;

@@ -1,6 +1,7 @@
 //! Arguments, their environment names, and how they become a [`Config`].
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::builder::FalseyValueParser;
@@ -70,6 +71,12 @@ pub(super) struct ServerArgs {
     /// Most that the relay forwards in all, in Mbit/s, so that nobody else's traffic becomes your bill; 0: no relay
     #[arg(long, value_name = "N", env = "KNOTHOLE_RELAY_TOTAL_MBIT", default_value_t = crate::RELAY_TOTAL_BITS / MEGABIT)]
     relay_total_mbit: u64,
+    /// Most that the relay forwards of what one node sends, in Mbit/s [default: its fair share of the total]
+    #[arg(long, value_name = "N", env = "KNOTHOLE_RELAY_KEY_MBIT", value_parser = clap::value_parser!(u64).range(1..))]
+    relay_key_mbit: Option<u64>,
+    /// Sockets and tasks that forward at each address [default: one for each processor]
+    #[arg(long, value_name = "N", env = "KNOTHOLE_WORKERS")]
+    workers: Option<NonZeroUsize>,
     /// Pass on loopback addresses, for tests on one machine
     #[arg(long, env = "KNOTHOLE_ALLOW_LOOPBACK", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue, hide = true)]
     allow_loopback: bool,
@@ -96,6 +103,8 @@ impl ServerArgs {
             public_host: self.public.clone(),
             open: self.open,
             relay_total_bits: self.relay_total_mbit.saturating_mul(MEGABIT),
+            relay_key_bits: self.relay_key_mbit.map(|mbit| mbit.saturating_mul(MEGABIT)),
+            workers: self.workers,
             stun: match self.stun {
                 Stun::Nodes => StunPolicy::Nodes,
                 Stun::Public => StunPolicy::Public,

@@ -1,12 +1,12 @@
 //! How things stand, told now and then: a line in the log, and for programs an event with what came of attempts.
 
-use knothole_proto::rendezvous::{BUCKETS_MS, Outcome, Outcomes, Sort};
+use knothole_proto::rendezvous::{BUCKETS_MS, Outcome, Outcomes, RelayStats, Sort};
 use knothole_proto::wire::NetworkClass;
 use serde_json::{Value, json};
 use tracing::info;
 
 use super::say;
-use crate::Stats;
+use crate::{DatagramStats, Stats, WorkerStats};
 
 /// Bytes in the unit of the summary.
 const MEGABYTE: u64 = 1_000_000;
@@ -36,7 +36,7 @@ impl Reporter {
         }
         summary.log();
         if self.json {
-            say(&summary.event(outcomes));
+            say(&summary.event(stats));
         }
         (self.summary, self.outcomes) = (summary, outcomes.clone());
     }
@@ -67,11 +67,11 @@ impl From<&Stats> for Summary {
             attempts,
             direct,
             relayed_mb: stats.relay.forwarded_bytes / MEGABYTE,
-            refused_by_cap_mb: stats.relay.refused_bytes / MEGABYTE,
+            refused_by_cap_mb: stats.relay.queue.dropped_bytes() / MEGABYTE,
             registrations_refused: stats.registry.refused.values().sum(),
             dropped: datagrams.unknown
                 + datagrams.relay_malformed
-                + datagrams.relay_full
+                + datagrams.control_full
                 + datagrams.stun_full,
         }
     }
@@ -93,8 +93,10 @@ impl Summary {
         );
     }
 
-    fn event(&self, outcomes: &Outcomes) -> Value {
-        let rows: Vec<Value> = outcomes
+    fn event(&self, stats: &Stats) -> Value {
+        let rows: Vec<Value> = stats
+            .registry
+            .outcomes
             .iter()
             .map(|(sort, outcome)| row(sort, outcome))
             .collect();
@@ -110,10 +112,58 @@ impl Summary {
             "refused_by_cap_mb": self.refused_by_cap_mb,
             "registrations_refused": self.registrations_refused,
             "dropped": self.dropped,
+            "relay": relay(&stats.relay),
+            "datagrams_dropped": datagrams(&stats.datagrams),
+            "workers": stats.workers.iter().map(worker).collect::<Vec<_>>(),
             "bucket_ends_ms": BUCKETS_MS,
             "outcomes": rows,
         })
     }
+}
+
+/// What the relay let through, what waits, and why anything was dropped.
+fn relay(relay: &RelayStats) -> Value {
+    let queue = &relay.queue;
+    json!({
+        "channels": relay.channels,
+        "bytes": relay.forwarded_bytes,
+        "frames": relay.forwarded_frames,
+        "batches": relay.forwarded_batches,
+        "queue": {
+            "lanes": queue.lanes,
+            "bytes": queue.held_bytes,
+            "bytes_max": queue.held_bytes_max,
+            "delayed_bytes": queue.delayed_bytes,
+            "marked_batches": queue.marked_batches,
+        },
+        "dropped": {
+            "overflow_bytes": queue.overflow_bytes,
+            "stale_bytes": queue.stale_bytes,
+            "signal_bytes": queue.signal_bytes,
+            "batches": queue.dropped_batches,
+            "unknown_channel_batches": relay.unknown_channel,
+            "wrong_source_batches": relay.wrong_source,
+        },
+    })
+}
+
+fn datagrams(dropped: &DatagramStats) -> Value {
+    json!({
+        "unknown": dropped.unknown,
+        "relay_malformed": dropped.relay_malformed,
+        "control_full": dropped.control_full,
+        "stun_full": dropped.stun_full,
+        "receive_errors": dropped.receive_errors,
+    })
+}
+
+fn worker(worker: &WorkerStats) -> Value {
+    json!({
+        "received_batches": worker.received_batches,
+        "bytes": worker.forwarded_bytes,
+        "frames": worker.forwarded_frames,
+        "batches": worker.forwarded_batches,
+    })
 }
 
 fn row(sort: &Sort, outcome: &Outcome) -> Value {

@@ -148,7 +148,7 @@ impl Hub {
             ToHub::Disconnected { id } => {
                 if let Some(link) = self.links.remove(&id) {
                     debug!(conn = id.0, peer = ?link.peer, "disconnected");
-                    self.datagrams.relay.forget(id, link.at);
+                    self.datagrams.relay.forget(id);
                     self.registry.handle_disconnected(id, now);
                 }
             }
@@ -187,7 +187,7 @@ impl Hub {
             peer,
             at,
         };
-        self.datagrams.relay.move_end(id, None, link.via());
+        self.datagrams.relay.connect(id, peer, link.via(), now);
         self.links.insert(id, link);
         self.registry.handle_connected(id, peer, at, now);
     }
@@ -202,8 +202,8 @@ impl Hub {
             return;
         }
         debug!(conn = id.0, peer = ?link.peer, before = %link.at, %at, "a node moved");
-        let before = std::mem::replace(&mut link.at, at);
-        self.datagrams.relay.move_end(id, Some(before), link.via());
+        link.at = at;
+        self.datagrams.relay.move_end(id, link.via());
         self.registry.handle_address(id, at, now);
     }
 
@@ -224,7 +224,7 @@ impl Hub {
                 Command::OpenChannel { channel, ends } => {
                     let at = |id| Some((id, self.links.get(&id)?.at));
                     if let [Some(one), Some(other)] = ends.map(at)
-                        && !self.datagrams.relay.open(channel, [one, other], now)
+                        && !self.datagrams.relay.open(channel, [one, other])
                     {
                         warn!("the relay's table is full");
                     }

@@ -4,6 +4,7 @@
 //! devices, cards without receive offload) each frame would cost a call of its own, which is far dearer than copying
 //! 1.4 KB. Nothing waits here: the driver empties it after each turn of receiving.
 
+use knothole_proto::rendezvous::LaneId;
 use quinn::udp::EcnCodepoint;
 
 use super::relay::Via;
@@ -25,6 +26,8 @@ pub(super) struct Head {
     pub(super) ecn: Option<EcnCodepoint>,
     /// Length of each frame but the last, which may be shorter.
     pub(super) stride: usize,
+    /// Of which lane the first of them is.
+    pub(super) lane: LaneId,
 }
 
 impl Outbox {

@@ -4,6 +4,7 @@ use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -100,6 +101,16 @@ pub(crate) struct Node {
     pub(crate) raw: UdpSocket,
     /// Datagrams that were not QUIC.
     pub(crate) others: mpsc::UnboundedReceiver<Vec<u8>>,
+    /// How many of them there were.
+    pub(crate) tally: Arc<Tally>,
+}
+
+/// Datagrams that were not QUIC, counted.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) bytes: AtomicU64,
+    /// Count alone: nothing is kept for [`Node::others`].
+    pub(crate) only_count: AtomicBool,
 }
 
 impl Node {
@@ -118,6 +129,7 @@ impl Node {
         };
         let raw = UdpSocket::bind(local).expect("a socket");
         let (siphon, others) = mpsc::unbounded_channel();
+        let tally = Arc::new(Tally::default());
         let inner = TokioRuntime
             .wrap_udp_socket(raw.try_clone().expect("a second handle"))
             .expect("a socket");
@@ -126,7 +138,11 @@ impl Node {
         let endpoint = Endpoint::new_with_abstract_socket(
             config,
             None,
-            Arc::new(Siphon { inner, siphon }),
+            Arc::new(Siphon {
+                inner,
+                siphon,
+                tally: tally.clone(),
+            }),
             Arc::new(TokioRuntime),
         )
         .expect("an endpoint");
@@ -144,6 +160,7 @@ impl Node {
             receive,
             raw,
             others,
+            tally,
         })
     }
 
@@ -327,6 +344,7 @@ impl ServerCertVerifier for Pinned {
 struct Siphon {
     inner: Arc<dyn AsyncUdpSocket>,
     siphon: mpsc::UnboundedSender<Vec<u8>>,
+    tally: Arc<Tally>,
 }
 
 impl AsyncUdpSocket for Siphon {
@@ -348,6 +366,13 @@ impl AsyncUdpSocket for Siphon {
             return Poll::Pending;
         };
         for (buffer, meta) in buffers.iter_mut().zip(metas.iter_mut()).take(count) {
+            let all_relayed =
+                segments(&buffer[..meta.len], meta.stride).all(|one| Kind::of(one) == Kind::Relay);
+            if all_relayed && self.tally.only_count.load(Ordering::Relaxed) {
+                self.tally.bytes.fetch_add(meta.len as u64, Ordering::Relaxed);
+                meta.len = 0;
+                continue;
+            }
             let datagrams: Vec<Vec<u8>> = segments(&buffer[..meta.len], meta.stride)
                 .map(<[u8]>::to_vec)
                 .collect();
@@ -357,6 +382,9 @@ impl AsyncUdpSocket for Siphon {
                     buffer[kept..kept + datagram.len()].copy_from_slice(&datagram);
                     kept += datagram.len();
                 } else {
+                    self.tally
+                        .bytes
+                        .fetch_add(datagram.len() as u64, Ordering::Relaxed);
                     let _ = self.siphon.send(datagram);
                 }
             }

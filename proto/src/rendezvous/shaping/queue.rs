@@ -1,0 +1,520 @@
+//! What waits: bounded queues, one for each lane, let out in deficit round robin over the channels.
+//!
+//! A turn gives a channel [`QUANTUM`] bytes, whatever the size of its units, so shares are equal in bytes (Shreedhar
+//! and Varghese 1995). A channel of which both directions wait gives each half of that. A lane that waits for the limit
+//! of its key is parked and costs the others nothing.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::codel::Codel;
+use super::gate::{Blocked, Gate, Lane, LaneId};
+
+/// Bytes that a turn is worth: a fourth of the largest batch, so that a channel with small batches does not wait for
+/// megabytes of others, and one with the largest is served every fourth turn.
+const QUANTUM: u64 = 16 * 1024;
+
+/// Memory of all that waits, in bytes. The server's largest single use of memory; at 1 Gbit/s half a second.
+const TOTAL_MAX: u64 = 64 * 1024 * 1024;
+
+/// Memory of what waits in one lane, as time at the total rate: what a sender far away has under way.
+const LANE_MAX_TIME: Duration = Duration::from_millis(250);
+
+/// The least of it: four of the largest batches, or a sender that is handed its limit in batches would be dropped for
+/// being early.
+const LANE_MAX_LEAST: u64 = 256 * 1024;
+
+/// The most of it.
+const LANE_MAX_MOST: u64 = 4 * 1024 * 1024;
+
+/// What waited longer is dropped: senders have sent it again by then, and a low limit must not become minutes of delay.
+const WAIT_MAX: Duration = Duration::from_millis(500);
+
+/// Empty queues kept for the next lane that must wait, so that one that empties and fills all the time costs no
+/// allocation.
+const SPARE_MAX: usize = 64;
+
+/// Units for which an empty queue keeps its memory.
+const SPARE_UNITS_MAX: usize = 256;
+
+/// A batch of frames, as far as the queue looks at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unit {
+    /// Bytes on the wire.
+    pub bytes: u32,
+    /// Bytes of memory that it takes, at least as many.
+    pub footprint: u32,
+    /// Can it carry a mark that tells its receiver of congestion (ECN)?
+    pub can_be_marked: bool,
+}
+
+/// What became of an offer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offered {
+    /// Send it now.
+    Pass,
+    /// It waits. Poll at once: its moment may be nearer than that of what waited before.
+    Waits,
+    /// It is gone.
+    Dropped(Dropped),
+}
+
+/// Why something was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dropped {
+    /// The relay forwards nothing.
+    Off,
+    /// The queue of its lane is full.
+    LaneFull,
+    /// All queues together are full.
+    Full,
+}
+
+/// Something that leaves the queue, to be sent now.
+#[derive(Debug)]
+pub struct Release<T> {
+    /// Whatever the driver needs to send it.
+    pub payload: T,
+    /// What the queue knows of it.
+    pub unit: Unit,
+    /// Mark it: its sender is to slow down.
+    pub mark: bool,
+    id: LaneId,
+    lane: Arc<Lane>,
+    since: Instant,
+}
+
+impl<T> Release<T> {
+    /// Of which lane.
+    pub const fn lane(&self) -> LaneId {
+        self.id
+    }
+}
+
+/// Gauges, and counters since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueStats {
+    /// Gauge: lanes of which something waits.
+    pub lanes: usize,
+    /// Gauge: bytes of memory that wait.
+    pub held_bytes: u64,
+    /// Most that ever waited.
+    pub held_bytes_max: u64,
+    /// Bytes that left after having waited.
+    pub delayed_bytes: u64,
+    /// Batches that left with a mark.
+    pub marked_batches: u64,
+    /// Bytes dropped because the queue of their lane was full, or all together.
+    pub overflow_bytes: u64,
+    /// Bytes dropped because they had waited too long.
+    pub stale_bytes: u64,
+    /// Bytes dropped to tell a sender to slow down that cannot be told by a mark.
+    pub signal_bytes: u64,
+    /// Batches dropped for any reason.
+    pub dropped_batches: u64,
+}
+
+impl QueueStats {
+    /// Bytes dropped for any reason.
+    pub const fn dropped_bytes(&self) -> u64 {
+        self.overflow_bytes + self.stale_bytes + self.signal_bytes
+    }
+}
+
+/// All queues.
+#[derive(Debug)]
+pub struct FairQueue<T> {
+    gate: Arc<Gate>,
+    /// Lanes of which something waits: each of them is in `ring` or in `parked`.
+    flows: BTreeMap<LaneId, Flow<T>>,
+    /// Lanes in the order of their turns.
+    ring: VecDeque<LaneId>,
+    /// Lanes that wait for the limit of their key, until then.
+    parked: BTreeSet<(Instant, LaneId)>,
+    /// When the total has enough for the lane whose turn it is; `None`: perhaps now.
+    ready_at: Option<Instant>,
+    socket_full: bool,
+    lane_max: u64,
+    spare: Vec<Flow<T>>,
+    stats: QueueStats,
+}
+
+#[derive(Debug)]
+struct Flow<T> {
+    lane: Arc<Lane>,
+    units: VecDeque<Waiting<T>>,
+    held: u64,
+    deficit: u64,
+    codel: Codel,
+}
+
+#[derive(Debug)]
+struct Waiting<T> {
+    payload: T,
+    unit: Unit,
+    since: Instant,
+    /// It had passed the limits before a full socket sent it here.
+    paid: bool,
+}
+
+/// What comes of trying to let out the head of a lane.
+enum Turn<T> {
+    Release(Release<T>),
+    /// Another lane, or the same once more.
+    Next,
+    /// Nothing leaves now.
+    Stop,
+}
+
+impl<T> FairQueue<T> {
+    /// Empty queues behind this gate.
+    pub fn new(gate: Arc<Gate>) -> Self {
+        let lane_max = gate.config().total.bytes_in(LANE_MAX_TIME);
+        Self {
+            gate,
+            flows: BTreeMap::new(),
+            ring: VecDeque::new(),
+            parked: BTreeSet::new(),
+            ready_at: None,
+            socket_full: false,
+            lane_max: lane_max.clamp(LANE_MAX_LEAST, LANE_MAX_MOST),
+            spare: Vec::new(),
+            stats: QueueStats::default(),
+        }
+    }
+
+    /// Something that [`Gate::pass`] did not let pass. `payload` is made only if it waits.
+    pub fn offer(
+        &mut self,
+        id: LaneId,
+        lane: &Arc<Lane>,
+        unit: Unit,
+        payload: impl FnOnce() -> T,
+        now: Instant,
+    ) -> Offered {
+        let mut parked_until = None;
+        if !self.flows.contains_key(&id) && !self.gate.is_congested() {
+            match self.gate.take(lane, u64::from(unit.bytes), now) {
+                Ok(()) => return Offered::Pass,
+                Err(Blocked::ForEver) => return self.refuse(Dropped::Off, unit),
+                Err(Blocked::ByKey(at)) => parked_until = Some(at),
+                Err(Blocked::ByTotal(_)) => {}
+            }
+        }
+        if let Some(why) = self.lacks_room(id, unit) {
+            return self.refuse(why, unit);
+        }
+        let waiting = Waiting {
+            payload: payload(),
+            unit,
+            since: now,
+            paid: false,
+        };
+        self.push(id, lane, waiting, parked_until);
+        Offered::Waits
+    }
+
+    /// Something that passed the limits and found its socket full; everybody waits until [`FairQueue::socket_ready`].
+    pub fn hold(
+        &mut self,
+        id: LaneId,
+        lane: &Arc<Lane>,
+        unit: Unit,
+        payload: impl FnOnce() -> T,
+        now: Instant,
+    ) -> Offered {
+        self.socket_full = true;
+        self.gate.set_congested(true);
+        if let Some(why) = self.lacks_room(id, unit) {
+            self.gate.give_back(lane, u64::from(unit.bytes));
+            return self.refuse(why, unit);
+        }
+        let waiting = Waiting {
+            payload: payload(),
+            unit,
+            since: now,
+            paid: true,
+        };
+        self.push(id, lane, waiting, None);
+        Offered::Waits
+    }
+
+    /// A release found its socket full: it is next when [`FairQueue::socket_ready`].
+    pub fn put_back(&mut self, release: Release<T>) {
+        self.socket_full = true;
+        self.gate.set_congested(true);
+        let Release {
+            payload,
+            unit,
+            mark,
+            id,
+            lane,
+            since,
+        } = release;
+        let (bytes, held) = (u64::from(unit.bytes), u64::from(unit.footprint));
+        self.stats.delayed_bytes -= bytes;
+        self.stats.marked_batches -= u64::from(mark);
+        let flow = self.flow(id, &lane, None);
+        flow.held += held;
+        flow.deficit += bytes;
+        flow.units.push_front(Waiting {
+            payload,
+            unit,
+            since,
+            paid: true,
+        });
+        self.account(held);
+        if self.ring.front() != Some(&id) {
+            self.ring.retain(|other| *other != id);
+            self.parked.retain(|(_, other)| *other != id);
+            self.ring.push_front(id);
+        }
+    }
+
+    /// Sockets take more now.
+    pub fn socket_ready(&mut self) {
+        self.socket_full = false;
+        self.gate.set_congested(!self.ring.is_empty());
+    }
+
+    /// What leaves next, if anything may now. `lost` gets what is dropped on the way, for its memory.
+    pub fn poll(&mut self, lost: &mut dyn FnMut(T), now: Instant) -> Option<Release<T>> {
+        if self.socket_full {
+            return None;
+        }
+        self.unpark(now);
+        while let Some(id) = self.ring.front().copied() {
+            match self.turn(id, lost, now) {
+                Turn::Release(release) => return Some(release),
+                Turn::Next => {}
+                Turn::Stop => return None,
+            }
+        }
+        self.ready_at = None;
+        self.gate.set_congested(false);
+        None
+    }
+
+    /// When to poll again, perhaps a moment that is past; `None` while nothing waits, or the socket is full.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.socket_full {
+            return None;
+        }
+        let first = self.ring.front().and_then(|id| self.flows.get(id)?.units.front());
+        let turn = first.map(|head| self.ready_at.unwrap_or(head.since));
+        let parked = self.parked.first().map(|(at, _)| *at);
+        turn.into_iter().chain(parked).min()
+    }
+
+    /// A channel was closed: what waits in it will never arrive.
+    pub fn forget(&mut self, id: LaneId, lost: &mut dyn FnMut(T)) {
+        let Some(mut flow) = self.flows.remove(&id) else {
+            return;
+        };
+        self.ring.retain(|other| *other != id);
+        self.parked.retain(|(_, other)| *other != id);
+        self.stats.held_bytes -= flow.held;
+        while let Some(waiting) = flow.units.pop_front() {
+            self.stats.stale_bytes += u64::from(waiting.unit.bytes);
+            self.stats.dropped_batches += 1;
+            lost(waiting.payload);
+        }
+        self.retire(flow);
+    }
+
+    /// Gauges and counters.
+    pub fn stats(&self) -> QueueStats {
+        QueueStats {
+            lanes: self.flows.len(),
+            ..self.stats
+        }
+    }
+
+    /// It is the turn of this lane.
+    fn turn(&mut self, id: LaneId, lost: &mut dyn FnMut(T), now: Instant) -> Turn<T> {
+        let sibling = self.flows.contains_key(&id.opposite());
+        let quantum = if sibling { QUANTUM / 2 } else { QUANTUM };
+        let Some(flow) = self.flows.get_mut(&id) else {
+            self.ring.pop_front();
+            return Turn::Next;
+        };
+        let Some(head) = flow.units.front() else {
+            self.leave(id);
+            return Turn::Next;
+        };
+        let bytes = u64::from(head.unit.bytes);
+        let waited = now.saturating_duration_since(head.since);
+        if waited > WAIT_MAX {
+            let paid = head.paid;
+            return self.lose(id, paid, |stats| &mut stats.stale_bytes, lost);
+        }
+        if bytes > flow.deficit {
+            flow.deficit += quantum;
+            self.ring.rotate_left(1);
+            return Turn::Next;
+        }
+        if !head.paid
+            && let Err(why) = self.gate.take(&flow.lane, bytes, now)
+        {
+            return self.blocked(id, why, lost);
+        }
+        let mark = flow.codel.judge(waited, flow.units.len() == 1, now);
+        if mark && !head.unit.can_be_marked {
+            return self.lose(id, true, |stats| &mut stats.signal_bytes, lost);
+        }
+        let lane = flow.lane.clone();
+        self.take_head(id).map_or(Turn::Next, |waiting| {
+            if let Some(flow) = self.flows.get_mut(&id) {
+                flow.deficit -= bytes;
+            }
+            self.stats.delayed_bytes += bytes;
+            self.stats.marked_batches += u64::from(mark);
+            Turn::Release(Release {
+                payload: waiting.payload,
+                unit: waiting.unit,
+                mark,
+                id,
+                lane,
+                since: waiting.since,
+            })
+        })
+    }
+
+    fn blocked(&mut self, id: LaneId, why: Blocked, lost: &mut dyn FnMut(T)) -> Turn<T> {
+        match why {
+            Blocked::ByTotal(at) => {
+                self.ready_at = Some(at);
+                Turn::Stop
+            }
+            Blocked::ByKey(at) => {
+                self.ring.pop_front();
+                self.parked.insert((at, id));
+                Turn::Next
+            }
+            Blocked::ForEver => self.lose(id, false, |stats| &mut stats.overflow_bytes, lost),
+        }
+    }
+
+    /// Drop the head of this lane. That is no service, so its turn goes on.
+    fn lose(
+        &mut self,
+        id: LaneId,
+        paid: bool,
+        counter: fn(&mut QueueStats) -> &mut u64,
+        lost: &mut dyn FnMut(T),
+    ) -> Turn<T> {
+        let Some(flow) = self.flows.get_mut(&id) else {
+            return Turn::Next;
+        };
+        let lane = flow.lane.clone();
+        if let Some(Waiting { unit, payload, .. }) = self.take_head(id) {
+            let bytes = u64::from(unit.bytes);
+            if paid {
+                self.gate.give_back(&lane, bytes);
+            }
+            *counter(&mut self.stats) += bytes;
+            self.stats.dropped_batches += 1;
+            lost(payload);
+        }
+        Turn::Next
+    }
+
+    fn take_head(&mut self, id: LaneId) -> Option<Waiting<T>> {
+        let flow = self.flows.get_mut(&id)?;
+        let waiting = flow.units.pop_front()?;
+        let footprint = u64::from(waiting.unit.footprint);
+        flow.held -= footprint;
+        self.stats.held_bytes -= footprint;
+        self.ready_at = None;
+        if flow.units.is_empty() {
+            self.leave(id);
+        }
+        Some(waiting)
+    }
+
+    /// Nothing of this lane waits any more. It is at the front of the ring.
+    fn leave(&mut self, id: LaneId) {
+        if self.ring.front() == Some(&id) {
+            self.ring.pop_front();
+        }
+        if let Some(flow) = self.flows.remove(&id) {
+            self.retire(flow);
+        }
+        if self.ring.is_empty() && !self.socket_full {
+            self.gate.set_congested(false);
+        }
+    }
+
+    fn retire(&mut self, mut flow: Flow<T>) {
+        flow.lane.set_waits(false);
+        if self.spare.len() < SPARE_MAX {
+            flow.units.shrink_to(SPARE_UNITS_MAX);
+            self.spare.push(flow);
+        }
+    }
+
+    fn unpark(&mut self, now: Instant) {
+        while let Some((at, id)) = self.parked.first().copied()
+            && at <= now
+        {
+            self.parked.pop_first();
+            self.ring.push_back(id);
+        }
+    }
+
+    fn lacks_room(&self, id: LaneId, unit: Unit) -> Option<Dropped> {
+        let footprint = u64::from(unit.footprint);
+        let free = TOTAL_MAX - self.stats.held_bytes.min(TOTAL_MAX);
+        if footprint > free {
+            return Some(Dropped::Full);
+        }
+        // No lane takes more than is left to the others (dynamic thresholds, Choudhury and Hahne 1998).
+        let held = self.flows.get(&id).map_or(0, |flow| flow.held);
+        (held > 0 && held + footprint > self.lane_max.min(free)).then_some(Dropped::LaneFull)
+    }
+
+    fn refuse(&mut self, why: Dropped, unit: Unit) -> Offered {
+        self.stats.overflow_bytes += u64::from(unit.bytes);
+        self.stats.dropped_batches += 1;
+        Offered::Dropped(why)
+    }
+
+    fn push(&mut self, id: LaneId, lane: &Arc<Lane>, waiting: Waiting<T>, parked_until: Option<Instant>) {
+        let footprint = u64::from(waiting.unit.footprint);
+        let flow = self.flow(id, lane, parked_until);
+        flow.held += footprint;
+        flow.units.push_back(waiting);
+        self.account(footprint);
+        if !self.ring.is_empty() {
+            self.gate.set_congested(true);
+        }
+    }
+
+    fn account(&mut self, footprint: u64) {
+        self.stats.held_bytes += footprint;
+        self.stats.held_bytes_max = self.stats.held_bytes_max.max(self.stats.held_bytes);
+    }
+
+    /// The queue of this lane; a new one takes its place at the end of the ring, or waits for its key until then.
+    fn flow(&mut self, id: LaneId, lane: &Arc<Lane>, parked_until: Option<Instant>) -> &mut Flow<T> {
+        let (ring, parked, spare) = (&mut self.ring, &mut self.parked, &mut self.spare);
+        self.flows.entry(id).or_insert_with(|| {
+            match parked_until {
+                Some(at) => {
+                    parked.insert((at, id));
+                }
+                None => ring.push_back(id),
+            }
+            lane.set_waits(true);
+            let units = spare.pop().map(|flow| flow.units);
+            Flow {
+                lane: lane.clone(),
+                units: units.unwrap_or_default(),
+                held: 0,
+                deficit: 0,
+                codel: Codel::default(),
+            }
+        })
+    }
+}
