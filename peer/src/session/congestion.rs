@@ -7,31 +7,27 @@
 //! path, so their bytes are added to the window until they are acknowledged or lost; else a full window of a dead path
 //! would stall the new one until every packet of it is given up.
 //!
-//! And losses that are no sign of congestion are not taken for one: see [`super::noise`].
+//! What a path bears is decided by [`super::model`].
 
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
+use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics};
 use quinn_proto::RttEstimator;
 
-use super::noise::LossNoise;
+use super::model::Model;
 
 /// Makes the controllers of a link's connections.
 pub(crate) struct EpochFactory {
     epoch: Arc<AtomicU64>,
-    fresh: Arc<dyn ControllerFactory + Send + Sync>,
 }
 
 impl EpochFactory {
-    /// CUBIC (RFC 9438), begun anew whenever `epoch` moves.
+    /// Controllers that begin anew whenever `epoch` moves.
     pub(crate) fn new(epoch: Arc<AtomicU64>) -> Self {
-        Self {
-            epoch,
-            fresh: Arc::new(CubicConfig::default()),
-        }
+        Self { epoch }
     }
 }
 
@@ -39,22 +35,22 @@ impl ControllerFactory for EpochFactory {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         Box::new(EpochController {
             seen: self.epoch.load(Ordering::Acquire),
-            inner: Arc::clone(&self.fresh).build(now, current_mtu),
+            model: Model::new(now, current_mtu),
             factory: self,
             since: now,
             mtu: current_mtu,
             outstanding: 0,
             stranded: 0,
-            noise: LossNoise::default(),
         })
     }
 }
 
 /// The controller of one connection.
+#[derive(Clone)]
 struct EpochController {
     factory: Arc<EpochFactory>,
-    inner: Box<dyn Controller>,
-    /// The epoch that `inner` belongs to.
+    model: Model,
+    /// The epoch that `model` belongs to.
     seen: u64,
     /// When it began.
     since: Instant,
@@ -63,7 +59,6 @@ struct EpochController {
     outstanding: u64,
     /// Of those, bytes that were sent before `since`.
     stranded: u64,
-    noise: LossNoise,
 }
 
 impl EpochController {
@@ -74,46 +69,34 @@ impl EpochController {
     fn follow(&mut self, now: Instant) {
         if self.moved() {
             self.seen = self.factory.epoch.load(Ordering::Acquire);
-            self.inner = Arc::clone(&self.factory.fresh).build(now, self.mtu);
+            self.model = Model::new(now, self.mtu);
             self.since = now;
             self.stranded = self.outstanding;
-            self.noise = LossNoise::default();
         }
     }
 }
 
 impl Controller for EpochController {
-    fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
+    fn on_sent(&mut self, now: Instant, bytes: u64, _: u64) {
         self.follow(now);
         self.outstanding = self.outstanding.saturating_add(bytes);
-        self.inner.on_sent(now, bytes, last_packet_number);
+        self.model.on_sent(self.outstanding.saturating_sub(self.stranded));
     }
 
-    fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, rtt: &RttEstimator) {
+    fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, _: &RttEstimator) {
         self.follow(now);
         if sent < self.since {
             self.stranded = self.stranded.saturating_sub(bytes);
         } else {
-            self.noise.on_ack(now, bytes, rtt.get(), rtt.min());
-            // A window of which less than half is used has proven nothing (RFC 9002 section 7.8); QUIC calls a sender
-            // limited only by lack of data, not by flow control, and without losses nothing else would stop the growth.
-            let unused = self.outstanding.saturating_mul(2) < self.inner.window();
-            self.inner.on_ack(now, sent, bytes, app_limited || unused, rtt);
+            let in_flight = self.outstanding.saturating_sub(self.stranded);
+            self.model.on_ack(now, sent, bytes, in_flight, app_limited);
         }
     }
 
-    fn on_end_acks(
-        &mut self,
-        now: Instant,
-        in_flight: u64,
-        app_limited: bool,
-        largest_packet_num_acked: Option<u64>,
-    ) {
+    fn on_end_acks(&mut self, now: Instant, in_flight: u64, _: bool, _: Option<u64>) {
         self.follow(now);
         self.outstanding = in_flight;
         self.stranded = self.stranded.min(in_flight);
-        self.inner
-            .on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
     }
 
     fn on_congestion_event(
@@ -130,41 +113,34 @@ impl Controller for EpochController {
         if sent < self.since {
             return;
         }
-        // Zero lost bytes: a router marked packets instead of dropping them (RFC 3168), which is never noise.
-        let noise = lost_bytes > 0 && self.noise.covers(now, lost_bytes, self.mtu);
-        if is_persistent_congestion || !noise {
-            self.inner
-                .on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
-        }
+        self.model
+            .on_loss(now, sent, lost_bytes, is_persistent_congestion);
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
         self.mtu = new_mtu;
-        self.inner.on_mtu_update(new_mtu);
+        self.model.on_mtu(new_mtu);
     }
 
     fn window(&self) -> u64 {
         if self.moved() {
-            return self.outstanding.saturating_add(self.inner.initial_window());
+            return self.outstanding.saturating_add(self.model.initial_window());
         }
-        self.stranded.saturating_add(self.inner.window())
+        self.stranded.saturating_add(self.model.window())
     }
 
     fn metrics(&self) -> ControllerMetrics {
-        self.inner.metrics()
+        let mut metrics = ControllerMetrics::default();
+        metrics.congestion_window = self.window();
+        metrics
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {
-        Box::new(Self {
-            factory: Arc::clone(&self.factory),
-            inner: self.inner.clone_box(),
-            noise: self.noise.clone(),
-            ..*self
-        })
+        Box::new(self.clone())
     }
 
     fn initial_window(&self) -> u64 {
-        self.inner.initial_window()
+        self.model.initial_window()
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {

@@ -3,7 +3,7 @@
 mod congestion;
 mod connection;
 mod endpoint;
-mod noise;
+mod model;
 mod qlog;
 mod stream;
 mod tls;
