@@ -58,6 +58,9 @@ const TALLY_PACKETS: u64 = 100;
 /// What one round of congestion may take from the window at most, in percent of it that stays: CUBIC's and BBR's beta.
 const BETA_PERCENT: u64 = 70;
 
+/// And what it takes at least: what was measured of a burst may be more than the path bears.
+const STEP_PERCENT: u64 = 95;
+
 /// What waits in the queue while cruising, as a part of the round trip: without it the measured rate would only fall.
 const SLACK_PART: u32 = 20;
 
@@ -74,11 +77,18 @@ const CRUISE_ROUNDS: u32 = 6;
 /// ... and at least this long: on a short path a probe every few rounds would lose packets all the time.
 const CRUISE_MIN: Duration = Duration::from_millis(500);
 
+/// Where losses set a bound, a round of cruising lifts it by this part: a cycle may win what its probe lost, and no
+/// more. Faster, and short queues drop packets between the probes too.
+const CREEP_PART: u64 = 100;
+
 /// A probe adds this part of the window in its first round; what it loses at a full queue is half of that.
 const PROBE_PART: u64 = 8;
 
 /// And this part in later ones, which there are only while the rate grows.
 const PROBE_FASTER_PART: u64 = 4;
+
+/// A probe adds no more than this many packets a round; the cost of more is as for slow start, but comes every cycle.
+const PROBE_MAX_PACKETS: u64 = 512;
 
 /// After a probe the window is this share of what the path holds, in percent, for a round, so that its queue is gone
 /// and the round trip that is left is the path's own and other senders'.
@@ -268,7 +278,8 @@ impl Model {
         } else {
             percent(self.window, BETA_PERCENT)
         };
-        self.bound = arrives.max(floor).max(MINIMUM_PACKETS * self.mtu);
+        let ceiling = percent(self.window, STEP_PERCENT);
+        self.bound = arrives.max(floor).min(ceiling).max(MINIMUM_PACKETS * self.mtu);
         let rate = self.arriving(now).max(percent(self.rate(), BETA_PERCENT));
         self.rates = [rate; RATE_ROUNDS];
         self.enter(Mode::Drain, now);
@@ -286,7 +297,7 @@ impl Model {
             self.rates[self.newest],
             now.saturating_duration_since(self.round.begun),
         );
-        if age >= self.least() / 4 && age > Duration::ZERO {
+        if age >= self.least() / 2 && age > Duration::ZERO {
             per_second(self.round.acked, age).max(if self.mode == Mode::Startup { last } else { 0 })
         } else {
             last
@@ -298,8 +309,8 @@ impl Model {
             Mode::Startup => (self.window / 4)
                 .clamp(GROWTH_MIN_PACKETS * self.mtu, GROWTH_MAX_PACKETS * self.mtu)
                 .min(self.window),
-            Mode::Probe if self.rounds == 0 => self.window / PROBE_PART,
-            Mode::Probe => self.window / PROBE_FASTER_PART,
+            Mode::Probe if self.rounds == 0 => (self.window / PROBE_PART).min(PROBE_MAX_PACKETS * self.mtu),
+            Mode::Probe => (self.window / PROBE_FASTER_PART).min(PROBE_MAX_PACKETS * self.mtu),
             Mode::Drain | Mode::Look | Mode::Cruise => return,
         }
         .min(GROWTH_MAX_PACKETS * self.mtu);
@@ -352,7 +363,11 @@ impl Model {
             Mode::Startup => {}
             Mode::Drain | Mode::Look if self.rounds >= 2 => self.drained(now, round.rtt),
             Mode::Drain | Mode::Look => {}
-            Mode::Cruise => self.cruised(now, limited),
+            Mode::Cruise => {
+                // A bound that was set too low by an unlucky burst comes loose by itself.
+                self.bound = self.bound.saturating_add(self.bound / CREEP_PART);
+                self.cruised(now, limited);
+            }
             Mode::Probe => self.judge_probe(now, rate),
         }
         self.set_window();

@@ -4,6 +4,8 @@
 //! after 25 ms; a packet is lost when a third after it arrived, or after 9/8 of a round trip. quinn's pacer is imitated:
 //! 1.25 windows a smoothed round trip, in bursts of two milliseconds.
 
+#![allow(clippy::cast_possible_truncation)] // times of a simulation fit into 64 bits, whole packets into both
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};

@@ -1,5 +1,7 @@
 //! What the controller is compared with: CUBIC, and CUBIC that overlooks a few losses while no queue shows.
 
+#![allow(clippy::cast_possible_truncation)] // times of a simulation fit into 64 bits, whole packets into both
+
 use std::time::{Duration, Instant};
 
 use super::link::Driven;
