@@ -41,6 +41,7 @@ impl ControllerFactory for EpochFactory {
             mtu: current_mtu,
             outstanding: 0,
             stranded: 0,
+            batch: (now, 0),
         })
     }
 }
@@ -59,6 +60,8 @@ struct EpochController {
     outstanding: u64,
     /// Of those, bytes that were sent before `since`.
     stranded: u64,
+    /// What QUIC said at the last packet: when, and how long the batch was that it ended.
+    batch: (Instant, u64),
 }
 
 impl EpochController {
@@ -79,7 +82,14 @@ impl EpochController {
 impl Controller for EpochController {
     fn on_sent(&mut self, now: Instant, bytes: u64, _: u64) {
         self.follow(now);
-        self.outstanding = self.outstanding.saturating_add(bytes);
+        // For every packet of a batch quinn tells the length of the batch so far.
+        let (then, before) = std::mem::replace(&mut self.batch, (now, bytes));
+        let packet = if then == now && bytes > before {
+            bytes - before
+        } else {
+            bytes
+        };
+        self.outstanding = self.outstanding.saturating_add(packet);
         self.model.on_sent(self.outstanding.saturating_sub(self.stranded));
     }
 
@@ -185,6 +195,17 @@ mod tests {
         );
         controller.on_end_acks(later(10), 1_000, false, Some(10));
         assert_eq!(controller.window(), initial + 1_000);
+    }
+
+    #[test]
+    fn a_batch_of_packets_is_counted_once() {
+        let (epoch, mut controller, now) = controller();
+        let initial = controller.initial_window();
+        for batch in [1_200, 2_400, 3_600, 1_200, 2_400] {
+            controller.on_sent(now, batch, 1);
+        }
+        epoch.fetch_add(1, Ordering::Release);
+        assert_eq!(controller.window(), initial + 6_000);
     }
 
     #[test]
