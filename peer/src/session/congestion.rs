@@ -209,18 +209,16 @@ mod tests {
     }
 
     #[test]
-    fn losses_on_the_present_path_count_as_ever() {
-        let (epoch, mut controller, now) = controller();
-        epoch.fetch_add(1, Ordering::Release);
-        let sent = now + Duration::from_millis(5);
-        controller.on_sent(sent, 1_000, 1);
-        let before = controller.window();
-        let noticed = sent + Duration::from_millis(5);
-        controller.on_congestion_event(noticed, sent, false, 100_000);
-        assert!(controller.window() < before);
-        let before = controller.window();
-        let later = noticed + Duration::from_millis(5);
-        controller.on_congestion_event(later, later, false, 0);
-        assert!(controller.window() < before, "an ECN mark");
+    fn losses_and_marks_on_the_present_path_count_as_ever() {
+        for lost in [100_000, 0] {
+            let (epoch, mut controller, now) = controller();
+            epoch.fetch_add(1, Ordering::Release);
+            let sent = now + Duration::from_millis(5);
+            controller.on_sent(sent, 1_000, 1);
+            controller.on_end_acks(sent, 0, false, Some(1));
+            let before = controller.window();
+            controller.on_congestion_event(sent + Duration::from_millis(5), sent, false, lost);
+            assert!(controller.window() < before, "{lost} bytes lost");
+        }
     }
 }
