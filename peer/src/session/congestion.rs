@@ -7,31 +7,27 @@
 //! path, so their bytes are added to the window until they are acknowledged or lost; else a full window of a dead path
 //! would stall the new one until every packet of it is given up.
 //!
-//! And losses that are no sign of congestion are not taken for one: see [`super::noise`].
+//! What a path bears is decided by [`super::model`].
 
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
+use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics};
 use quinn_proto::RttEstimator;
 
-use super::noise::LossNoise;
+use super::model::Model;
 
 /// Makes the controllers of a link's connections.
 pub(crate) struct EpochFactory {
     epoch: Arc<AtomicU64>,
-    fresh: Arc<dyn ControllerFactory + Send + Sync>,
 }
 
 impl EpochFactory {
-    /// CUBIC (RFC 9438), begun anew whenever `epoch` moves.
+    /// Controllers that begin anew whenever `epoch` moves.
     pub(crate) fn new(epoch: Arc<AtomicU64>) -> Self {
-        Self {
-            epoch,
-            fresh: Arc::new(CubicConfig::default()),
-        }
+        Self { epoch }
     }
 }
 
@@ -39,22 +35,23 @@ impl ControllerFactory for EpochFactory {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         Box::new(EpochController {
             seen: self.epoch.load(Ordering::Acquire),
-            inner: Arc::clone(&self.fresh).build(now, current_mtu),
+            model: Model::new(now, current_mtu),
             factory: self,
             since: now,
             mtu: current_mtu,
             outstanding: 0,
             stranded: 0,
-            noise: LossNoise::default(),
+            batch: (now, 0),
         })
     }
 }
 
 /// The controller of one connection.
+#[derive(Clone)]
 struct EpochController {
     factory: Arc<EpochFactory>,
-    inner: Box<dyn Controller>,
-    /// The epoch that `inner` belongs to.
+    model: Model,
+    /// The epoch that `model` belongs to.
     seen: u64,
     /// When it began.
     since: Instant,
@@ -63,7 +60,8 @@ struct EpochController {
     outstanding: u64,
     /// Of those, bytes that were sent before `since`.
     stranded: u64,
-    noise: LossNoise,
+    /// What QUIC said at the last packet: when, and how long the batch was that it ended.
+    batch: (Instant, u64),
 }
 
 impl EpochController {
@@ -74,46 +72,41 @@ impl EpochController {
     fn follow(&mut self, now: Instant) {
         if self.moved() {
             self.seen = self.factory.epoch.load(Ordering::Acquire);
-            self.inner = Arc::clone(&self.factory.fresh).build(now, self.mtu);
+            self.model = Model::new(now, self.mtu);
             self.since = now;
             self.stranded = self.outstanding;
-            self.noise = LossNoise::default();
         }
     }
 }
 
 impl Controller for EpochController {
-    fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
+    fn on_sent(&mut self, now: Instant, bytes: u64, _: u64) {
         self.follow(now);
-        self.outstanding = self.outstanding.saturating_add(bytes);
-        self.inner.on_sent(now, bytes, last_packet_number);
+        // For every packet of a batch quinn tells the length of the batch so far.
+        let (then, before) = std::mem::replace(&mut self.batch, (now, bytes));
+        let packet = if then == now && bytes > before {
+            bytes - before
+        } else {
+            bytes
+        };
+        self.outstanding = self.outstanding.saturating_add(packet);
+        self.model.on_sent(self.outstanding.saturating_sub(self.stranded));
     }
 
-    fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, rtt: &RttEstimator) {
+    fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, _: &RttEstimator) {
         self.follow(now);
         if sent < self.since {
             self.stranded = self.stranded.saturating_sub(bytes);
         } else {
-            self.noise.on_ack(now, bytes, rtt.get(), rtt.min());
-            // A window of which less than half is used has proven nothing (RFC 9002 section 7.8); QUIC calls a sender
-            // limited only by lack of data, not by flow control, and without losses nothing else would stop the growth.
-            let unused = self.outstanding.saturating_mul(2) < self.inner.window();
-            self.inner.on_ack(now, sent, bytes, app_limited || unused, rtt);
+            let in_flight = self.outstanding.saturating_sub(self.stranded);
+            self.model.on_ack(now, sent, bytes, in_flight, app_limited);
         }
     }
 
-    fn on_end_acks(
-        &mut self,
-        now: Instant,
-        in_flight: u64,
-        app_limited: bool,
-        largest_packet_num_acked: Option<u64>,
-    ) {
+    fn on_end_acks(&mut self, now: Instant, in_flight: u64, _: bool, _: Option<u64>) {
         self.follow(now);
         self.outstanding = in_flight;
         self.stranded = self.stranded.min(in_flight);
-        self.inner
-            .on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
     }
 
     fn on_congestion_event(
@@ -130,41 +123,34 @@ impl Controller for EpochController {
         if sent < self.since {
             return;
         }
-        // Zero lost bytes: a router marked packets instead of dropping them (RFC 3168), which is never noise.
-        let noise = lost_bytes > 0 && self.noise.covers(now, lost_bytes, self.mtu);
-        if is_persistent_congestion || !noise {
-            self.inner
-                .on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
-        }
+        self.model
+            .on_loss(now, sent, lost_bytes, is_persistent_congestion);
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
         self.mtu = new_mtu;
-        self.inner.on_mtu_update(new_mtu);
+        self.model.on_mtu(new_mtu);
     }
 
     fn window(&self) -> u64 {
         if self.moved() {
-            return self.outstanding.saturating_add(self.inner.initial_window());
+            return self.outstanding.saturating_add(self.model.initial_window());
         }
-        self.stranded.saturating_add(self.inner.window())
+        self.stranded.saturating_add(self.model.window())
     }
 
     fn metrics(&self) -> ControllerMetrics {
-        self.inner.metrics()
+        let mut metrics = ControllerMetrics::default();
+        metrics.congestion_window = self.window();
+        metrics
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {
-        Box::new(Self {
-            factory: Arc::clone(&self.factory),
-            inner: self.inner.clone_box(),
-            noise: self.noise.clone(),
-            ..*self
-        })
+        Box::new(self.clone())
     }
 
     fn initial_window(&self) -> u64 {
-        self.inner.initial_window()
+        self.model.initial_window()
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {
@@ -212,18 +198,27 @@ mod tests {
     }
 
     #[test]
-    fn losses_on_the_present_path_count_as_ever() {
+    fn a_batch_of_packets_is_counted_once() {
         let (epoch, mut controller, now) = controller();
+        let initial = controller.initial_window();
+        for batch in [1_200, 2_400, 3_600, 1_200, 2_400] {
+            controller.on_sent(now, batch, 1);
+        }
         epoch.fetch_add(1, Ordering::Release);
-        let sent = now + Duration::from_millis(5);
-        controller.on_sent(sent, 1_000, 1);
-        let before = controller.window();
-        let noticed = sent + Duration::from_millis(5);
-        controller.on_congestion_event(noticed, sent, false, 100_000);
-        assert!(controller.window() < before);
-        let before = controller.window();
-        let later = noticed + Duration::from_millis(5);
-        controller.on_congestion_event(later, later, false, 0);
-        assert!(controller.window() < before, "an ECN mark");
+        assert_eq!(controller.window(), initial + 6_000);
+    }
+
+    #[test]
+    fn losses_and_marks_on_the_present_path_count_as_ever() {
+        for lost in [100_000, 0] {
+            let (epoch, mut controller, now) = controller();
+            epoch.fetch_add(1, Ordering::Release);
+            let sent = now + Duration::from_millis(5);
+            controller.on_sent(sent, 1_000, 1);
+            controller.on_end_acks(sent, 0, false, Some(1));
+            let before = controller.window();
+            controller.on_congestion_event(sent + Duration::from_millis(5), sent, false, lost);
+            assert!(controller.window() < before, "{lost} bytes lost");
+        }
     }
 }

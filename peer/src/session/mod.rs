@@ -4,7 +4,7 @@ mod congestion;
 mod connection;
 mod endpoint;
 mod in_order;
-mod noise;
+mod model;
 mod qlog;
 pub mod reference;
 mod stream;
