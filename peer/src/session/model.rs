@@ -7,9 +7,6 @@
 
 use std::time::{Duration, Instant};
 
-#[cfg(test)]
-mod tests;
-
 /// First window, in packets (RFC 9002 section 7.2).
 const INITIAL_PACKETS: u64 = 10;
 
@@ -467,3 +464,6 @@ fn per_second(bytes: u64, time: Duration) -> u64 {
 fn percent(of: u64, share: u64) -> u64 {
     (of / 100).saturating_mul(share)
 }
+
+#[cfg(test)]
+mod tests;
