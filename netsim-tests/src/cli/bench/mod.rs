@@ -17,7 +17,7 @@ use knothole_netsim::role::RoleError;
 use super::fail;
 use super::signals::raise_on_interrupt;
 
-/// How fast: raw TCP, raw QUIC, Knothole direct and relayed, and every rival found on PATH, in turns through one lab.
+/// How fast: raw TCP, raw QUIC, Knothole direct and relayed, and scp, rsync, iperf3 and sendme where they are on PATH, in turns through one lab.
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct BenchArgs {
