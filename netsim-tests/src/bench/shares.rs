@@ -34,9 +34,9 @@ pub struct Shares {
 pub fn shares(plan: &Plan, stop: &Stop) -> Result<Shares, BenchError> {
     let mut meeting = plan.road.meeting(plan, stop)?;
     meeting.serve()?;
-    let mut up = Vec::new();
+    let (mut up, mut pairs) = (Vec::new(), Vec::new());
     for pair in PAIRS {
-        introduce(&meeting, pair, stop)?;
+        pairs.push((pair[0], introduce(&meeting, pair, stop)?));
         let inbox = meeting.path(&format!("inbox-{}", pair[1]));
         let role = meeting.node_of(1, pair[1], &["up", "--inbox", &inbox.to_string_lossy()])?;
         role.wait_for("registered", Instant::now() + STEP, stop)?;
@@ -44,10 +44,10 @@ pub fn shares(plan: &Plan, stop: &Stop) -> Result<Shares, BenchError> {
     }
     let time = plan.time.max(TIME_MIN);
     let seconds = time.as_secs().to_string();
-    let start = |[from, to]: [&str; 2]| {
+    let start = |(from, to): &(&str, String)| {
         meeting.node_of(0, from, &["speed", to, "--seconds", &seconds, "--relay", "only"])
     };
-    let running: Vec<Role> = PAIRS.into_iter().map(start).collect::<Result<_, _>>()?;
+    let running: Vec<Role> = pairs.iter().map(start).collect::<Result<_, _>>()?;
     let mut gbit = Vec::new();
     for role in &running {
         let summary = role.wait_for("summary", Instant::now() + time + STEP, stop)?;
@@ -57,14 +57,17 @@ pub fn shares(plan: &Plan, stop: &Stop) -> Result<Shares, BenchError> {
     Ok(of(gbit))
 }
 
-fn introduce(meeting: &Meeting, [one, other]: [&str; 2], stop: &Stop) -> Result<(), BenchError> {
+/// Pairs two; returns what the first calls the other now.
+fn introduce(meeting: &Meeting, [one, other]: [&str; 2], stop: &Stop) -> Result<String, BenchError> {
     let deadline = Instant::now() + STEP;
     let shows = meeting.node_of(0, one, &["pair"])?;
     let event = shows.wait_for("code", deadline, stop)?;
     let types = meeting.node_of(1, other, &["pair", event["code"].as_str().unwrap_or_default()])?;
+    types.wait_for("paired", deadline, stop)?;
+    let paired = shows.wait_for("paired", deadline, stop)?;
     types.finish(deadline, stop)?;
     shows.finish(deadline, stop)?;
-    Ok(())
+    Ok(paired["name"].as_str().unwrap_or(other).to_owned())
 }
 
 fn of(gbit: Vec<f64>) -> Shares {

@@ -76,10 +76,11 @@ impl Bundle {
         let Some(own) = &self.to else {
             return self.fits(to.segment, batch);
         };
-        // The last datagram of a bundle may be shorter than the others.
+        // The last datagram of a bundle may be shorter than the others, and then it is the last.
         let same_cut = own.segment == to.segment || (batch.datagrams() == 1 && to.segment < own.segment);
+        let open = self.bytes.len().is_multiple_of(own.segment.max(1));
         let same_way = (own.socket, own.remote, own.ecn) == (to.socket, to.remote, to.ecn);
-        same_way && same_cut && self.fits(own.segment, batch)
+        open && same_way && same_cut && self.fits(own.segment, batch)
     }
 
     /// Is there room for as much again?
@@ -195,10 +196,8 @@ mod tests {
         let contents = [1; 10_000];
         let mut bundle = Bundle::default();
         bundle.add(to(1000), &batch(&contents, 1000));
-        assert!(
-            bundle.takes(&to(300), &batch(&contents[..300], 300)),
-            "a shorter last one"
-        );
+        let last = batch(&contents[..300], 300);
+        assert!(bundle.takes(&to(300), &last), "a shorter last one");
         assert!(
             !bundle.takes(&to(300), &batch(&contents[..600], 300)),
             "two shorter ones"
