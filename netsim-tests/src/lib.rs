@@ -6,7 +6,7 @@
 //! [`oracle`] tells what must come of two NATs in any world, and [`verify`] measures whether each NAT of each world is
 //! what it is described as. [`promises`] are what is
 //! promised of pairs of NATs, measured. A [`scenario`] is a file that both worlds can run. [`ceiling`] is how much data the lab carries on
-//! this machine, and [`bench`] how much of that programs get; [`pcap`] writes what either world sees.
+//! this machine, and [`mod@bench`] how much of that programs get; [`pcap`] writes what either world sees.
 
 #[cfg(target_os = "linux")]
 pub mod bench;
