@@ -173,6 +173,8 @@ fn a_sender_with_little_to_send_keeps_its_window() {
     assert_eq!(model.window(), before);
 }
 
+// Not a check but the source of a document: it asserts nothing that the tests above do not, and takes a minute or two, so it
+// runs only when somebody renews the table.
 #[test]
 #[ignore = "prints the table of docs/congestion.md; a minute or two"]
 fn table() {
