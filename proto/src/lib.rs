@@ -16,7 +16,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`id`], [`addr`], [`path`], [`seed`], [`quota`], [`transmit`] | words that all the others use |
+//! | [`id`], [`addr`], [`path`], [`seed`], [`quota`], [`transmit`], [`aligned`] | words that all the others use |
 //! | [`wire`] | everything that crosses the network: types and bytes |
 //! | [`pairing`] | two machines get to know each other by a short code |
 //! | [`rendezvous`] | the server: registry, introductions, relay |
@@ -28,6 +28,7 @@
 #![forbid(unsafe_code)]
 
 pub mod addr;
+pub mod aligned;
 pub mod connector;
 pub mod fingerprint;
 pub mod id;

@@ -8,6 +8,7 @@ use std::io::IoSliceMut;
 use std::sync::Arc;
 use std::time::Instant;
 
+use knothole_proto::aligned::Aligned;
 use quinn::AsyncUdpSocket;
 use quinn::udp::RecvMeta;
 use tokio::task::{consume_budget, yield_now};
@@ -19,8 +20,8 @@ use crate::inbox::ToInbox;
 /// Buffers of a worker: so many datagrams come in one call where the kernel does not coalesce, as many as the call takes.
 const BUFFERS: usize = 32;
 
-/// Bytes of each: the largest batch that the kernel coalesces.
-const BUFFER_LEN: usize = 65_535;
+/// Bytes of each: the largest batch that the kernel coalesces, in whole cache lines.
+const BUFFER_LEN: usize = 64 * 1024;
 
 /// Buffers offered to the kernel while it fills them with long batches. What is received must still lie in the
 /// processor's cache when it is sent on; a few of the largest do, 2 MB of them do not.
@@ -45,7 +46,7 @@ pub(crate) struct Worker {
 impl Worker {
     /// Receive and deal with it. Never ends.
     pub(crate) async fn work(self) {
-        let mut storage = vec![0; BUFFERS * BUFFER_LEN];
+        let mut storage = Aligned::zeroed(BUFFERS * BUFFER_LEN);
         let mut chunks = storage.chunks_exact_mut(BUFFER_LEN);
         let mut buffers: [IoSliceMut<'_>; BUFFERS] =
             std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));

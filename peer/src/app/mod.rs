@@ -76,6 +76,6 @@ impl Bulk for Connection {
     }
 
     async fn accept_uni(&self) -> Result<InOrder, StreamError> {
-        Ok(InOrder::new(Self::accept_uni(self).await?))
+        self.accept_bulk().await
     }
 }

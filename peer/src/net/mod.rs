@@ -9,6 +9,7 @@ mod counters;
 mod early;
 mod inbound;
 mod interfaces;
+mod landing;
 mod light;
 mod limits;
 mod outbound;

@@ -28,6 +28,7 @@ use super::bundle::{Batch, Bundle, To};
 use super::counters::Counters;
 use super::early::Early;
 use super::inbound::{Fate, Run, sort};
+use super::landing::Landing;
 use super::paths::{LinkPath, PathTable, Route, Tables, link_of};
 use super::sockets::{Bound, Sockets};
 use super::to_driver::{Datagram, ToDriver};
@@ -48,6 +49,7 @@ pub(crate) struct PathSocket {
     paths: Arc<PathTable>,
     driver: ToDriver,
     counters: Arc<Counters>,
+    landing: Mutex<Landing>,
     stash: Mutex<VecDeque<Stashed>>,
     early: Mutex<Early>,
     /// Who waits for datagrams: woken when something comes out of `early`.
@@ -80,6 +82,7 @@ impl PathSocket {
             paths,
             driver: ToDriver::new(driver, Arc::clone(&counters)),
             counters,
+            landing: Mutex::default(),
             stash: Mutex::default(),
             early: Mutex::default(),
             reader: Mutex::default(),
@@ -355,7 +358,8 @@ impl AsyncUdpSocket for PathSocket {
         let sockets = || self.sockets.main().chain(promoted());
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % sockets().count().max(1);
         for bound in sockets().skip(turn).chain(sockets().take(turn)) {
-            if let Poll::Ready(received) = bound.io().poll_recv(cx, bufs, metas) {
+            let landed = lock(&self.landing).poll_recv(bound.io().as_ref(), cx, bufs, metas);
+            if let Poll::Ready(received) = landed {
                 let received = received?;
                 self.sort_all(bound.id(), &mut bufs[..received], &mut metas[..received]);
                 return Poll::Ready(Ok(received));

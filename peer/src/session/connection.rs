@@ -12,7 +12,9 @@ use knothole_proto::path::Path;
 use quinn::{RecvStream, SendStream, VarInt};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
+use super::in_order::InOrder;
 use super::stream::{self, CODE_BAD_HEADER, HELLO_TIMEOUT, StreamError};
+use super::window::Room;
 use crate::driver::LinkUse;
 
 /// Streams whose header was read and which the application has not taken yet, per connection. Beyond it the headers
@@ -48,6 +50,7 @@ impl Connection {
         tokio::spawn(serve_streams(quic.clone(), link.down(), ready));
         Self {
             inner: Arc::new(Inner {
+                room: Room::new(quic.clone()),
                 quic,
                 link,
                 incoming: Mutex::new(incoming),
@@ -105,13 +108,22 @@ impl Connection {
         Ok(self.inner.quic.open_uni().await?)
     }
 
-    /// The next stream in one direction that the peer opened. For much data over long paths read it through
-    /// [`super::InOrder`], which bears more losses.
+    /// The next stream in one direction that the peer opened. For much data take [`Connection::accept_bulk`].
     ///
     /// # Errors
     /// That the connection ended.
     pub async fn accept_uni(&self) -> Result<RecvStream, StreamError> {
         Ok(self.inner.quic.accept_uni().await?)
+    }
+
+    /// As [`Connection::accept_uni`], for much data: it bears more losses on long paths, and as long as it lives no more
+    /// than the path needs is on its way to this node.
+    ///
+    /// # Errors
+    /// That the connection ended.
+    pub async fn accept_bulk(&self) -> Result<InOrder, StreamError> {
+        let stream = self.inner.quic.accept_uni().await?;
+        Ok(InOrder::new(stream, self.inner.room.read()))
     }
 
     /// Smoothed round trip of the connection.
@@ -147,6 +159,7 @@ impl Connection {
 
 struct Inner {
     quic: quinn::Connection,
+    room: Room,
     link: LinkUse,
     incoming: Mutex<mpsc::Receiver<ReadyStream>>,
 }

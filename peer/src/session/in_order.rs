@@ -11,6 +11,8 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use quinn::{ReadError, RecvStream, VarInt};
 
+use super::window::Reading;
+
 /// Bytes that may wait for what is missing before them. What is lost comes again after a round trip or two, so this is
 /// what arrives meanwhile: 1 Gbit/s over 100 ms, two and a half times. Beyond it a stream is read slowly until the hole
 /// closes; more memory would let it go on at full rate through longer ones.
@@ -24,14 +26,16 @@ const SLOW: Duration = Duration::from_millis(5);
 pub struct InOrder {
     stream: RecvStream,
     pieces: Pieces,
+    reading: Reading,
 }
 
 impl InOrder {
     /// Of a stream from which nothing was read yet.
-    pub fn new(stream: RecvStream) -> Self {
+    pub(crate) fn new(stream: RecvStream, reading: Reading) -> Self {
         Self {
             stream,
             pieces: Pieces::default(),
+            reading,
         }
     }
 
@@ -49,7 +53,10 @@ impl InOrder {
                 tokio::time::sleep(SLOW).await;
             }
             match self.stream.read_chunk(usize::MAX, false).await? {
-                Some(chunk) => self.pieces.add(chunk.offset, chunk.bytes),
+                Some(chunk) => {
+                    self.reading.took(chunk.bytes.len());
+                    self.pieces.add(chunk.offset, chunk.bytes);
+                }
                 None => return Ok(None),
             }
         }

@@ -10,6 +10,7 @@ pub mod reference;
 mod stream;
 mod tls;
 mod transport;
+mod window;
 
 pub(crate) use connection::CODE_DONE;
 pub use connection::{Connection, PathState};

@@ -15,8 +15,9 @@ const MTU_MAX: u16 = 1442;
 /// What one stream may have in flight towards this node, in bytes: 1 Gbit/s over 100 ms are 12.5 MB.
 const STREAM_WINDOW: u32 = 16 * 1024 * 1024;
 
-/// What all streams of a connection together may have in flight towards this node, in bytes; bounds its memory.
-const CONNECTION_WINDOW: u32 = 32 * 1024 * 1024;
+/// What all streams of a connection together may have in flight towards this node, in bytes; bounds its memory. While bulk
+/// data comes it is less where the path needs less ([`super::window`]).
+pub(super) const CONNECTION_WINDOW: u32 = 32 * 1024 * 1024;
 
 /// Unacknowledged data that is kept for sending again, in bytes.
 const SEND_WINDOW: u64 = 32 * 1024 * 1024;

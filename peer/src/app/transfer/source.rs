@@ -11,6 +11,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use knothole_proto::aligned::Aligned;
 use knothole_proto::wire::codec;
 use tokio::sync::mpsc;
 
@@ -353,12 +354,12 @@ fn encode(piece: &Piece) -> Result<Vec<u8>, Trouble> {
 
 /// Buffers for use again: fresh memory for every piece would cost as much as copying it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Pool(Arc<Mutex<Vec<Vec<u8>>>>);
+pub(super) struct Pool(Arc<Mutex<Vec<Aligned>>>);
 
 /// A buffer; goes back when dropped.
 #[derive(Debug)]
 pub(super) struct Pooled {
-    bytes: Vec<u8>,
+    bytes: Aligned,
     pool: Pool,
 }
 
@@ -366,7 +367,7 @@ impl Pool {
     fn take(&self) -> Pooled {
         let pooled = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
         Pooled {
-            bytes: pooled.unwrap_or_else(|| vec![0; BUFFER_LEN]),
+            bytes: pooled.unwrap_or_else(|| Aligned::zeroed(BUFFER_LEN)),
             pool: self.clone(),
         }
     }
