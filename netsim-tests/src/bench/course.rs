@@ -231,6 +231,7 @@ impl<'a> Course<'a> {
     /// One run; `None` if the program is not installed.
     fn turn(&self, contestant: Contestant) -> Result<Option<Sample>, BenchError> {
         self.stop.check()?;
+        self.ready(contestant)?;
         let sample = match contestant {
             Contestant::Tcp | Contestant::Quic | Contestant::Tar => self.plain(contestant).map(Some),
             Contestant::Iperf3 => rivals::iperf3(self.field()?, self.plan.time)
@@ -244,6 +245,16 @@ impl<'a> Course<'a> {
             return whole;
         }
         sample
+    }
+
+    /// Memory for what is to arrive.
+    fn ready(&self, contestant: Contestant) -> Result<(), BenchError> {
+        let bytes = match contestant.load() {
+            Load::Stream => return Ok(()),
+            Load::File => self.cargo.size,
+            Load::Folder => self.cargo.folder_bytes(),
+        };
+        load::warm(self.dir.path(), bytes).map_err(|source| BenchError::files("room for what arrives", source))
     }
 
     fn plain(&self, contestant: Contestant) -> Result<Sample, BenchError> {
