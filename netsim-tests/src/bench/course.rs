@@ -254,7 +254,8 @@ impl<'a> Course<'a> {
             Load::File => self.cargo.size,
             Load::Folder => self.cargo.folder_bytes(),
         };
-        load::warm(self.dir.path(), bytes).map_err(|source| BenchError::files("room for what arrives", source))
+        load::warm(self.dir.path(), bytes)
+            .map_err(|source| BenchError::files("room for what arrives", source))
     }
 
     fn plain(&self, contestant: Contestant) -> Result<Sample, BenchError> {

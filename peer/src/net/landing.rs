@@ -76,3 +76,38 @@ impl Landing {
         Poll::Ready(Ok(received))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::time::Duration;
+
+    use quinn::{Runtime, TokioRuntime};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn datagrams_reach_the_buffers_of_quic_whole_and_what_is_too_long_is_cut_off() {
+        let [here, there] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        let to = here.local_addr().unwrap();
+        let io = TokioRuntime.wrap_udp_socket(here).unwrap();
+        let mut landing = Landing::default();
+        let mut memory = vec![0; 3 * 20_000];
+        let mut seen = Vec::new();
+        let lengths = [1, 1023, 1024, 1025, 1472, 17_000, 20_000, 20_001, 60_000, 300];
+        for length in lengths {
+            let datagram: Vec<u8> = (0..length).map(|n: usize| n.to_le_bytes()[0]).collect();
+            there.send_to(&datagram, to).unwrap();
+            let mut bufs: Vec<_> = memory.chunks_mut(20_000).map(IoSliceMut::new).collect();
+            let mut metas = [RecvMeta::default(); 3];
+            let received =
+                std::future::poll_fn(|cx| landing.poll_recv(io.as_ref(), cx, &mut bufs, &mut metas));
+            let received = tokio::time::timeout(Duration::from_secs(5), received).await;
+            assert_eq!(received.unwrap().unwrap(), 1);
+            assert_eq!(metas[0].addr, there.local_addr().unwrap());
+            assert_eq!(bufs[0][..metas[0].len], datagram[..length.min(20_000)]);
+            seen.push(metas[0].len);
+        }
+        assert_eq!(seen, lengths.map(|length| length.min(20_000)));
+    }
+}

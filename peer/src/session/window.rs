@@ -166,7 +166,9 @@ impl Window {
         let (since, before) = self.looked.replace((now, came))?;
         let elapsed = now.saturating_duration_since(since).as_nanos().max(1);
         let in_a_round = u128::from(came.saturating_sub(before)) * u128::from(self.rtt.get()?) / elapsed;
-        let need = u64::try_from(in_a_round).unwrap_or(u64::MAX).saturating_mul(ROUNDS);
+        let need = u64::try_from(in_a_round)
+            .unwrap_or(u64::MAX)
+            .saturating_mul(ROUNDS);
         self.need.see(need, now);
         let wanted = self.need.get()?.clamp(LEAST, MOST);
         let changes = wanted > self.now || self.now - wanted > self.now / SHARE_KEPT;
@@ -202,7 +204,10 @@ impl Recent {
             self.began = Some(now);
             self.before = self.current.take();
         }
-        self.current = Some(self.current.map_or(number, |current| (self.extreme)(current, number)));
+        self.current = Some(
+            self.current
+                .map_or(number, |current| (self.extreme)(current, number)),
+        );
     }
 
     fn get(&self) -> Option<u64> {
@@ -272,7 +277,11 @@ mod tests {
     fn a_bad_moment_narrows_nothing_and_a_shorter_path_does() {
         let mut path = Path::new();
         path.run(125_000, 100, 2_000);
-        assert_eq!(path.run(100, 100, 4_000), MOST, "nearly nothing came for four seconds");
+        assert_eq!(
+            path.run(100, 100, 4_000),
+            MOST,
+            "nearly nothing came for four seconds"
+        );
         path.run(125_000, 100, 100);
         assert_eq!(path.run(125_000, 1, 11_000), LEAST);
         assert_eq!(path.run(125_000, 100, 11_000), MOST, "and back");

@@ -49,22 +49,29 @@ pub(super) async fn receive_stream(desk: Arc<Desk>, mut stream: impl Inflow) {
     }
 }
 
+/// What arrived together.
+#[derive(Default)]
+struct Block {
+    room: Vec<u8>,
+    filled: usize,
+}
+
 /// Pass on what arrives, in blocks as large as what has arrived.
 async fn feed(
     desk: &Desk,
     stream: &mut impl Inflow,
-    blocks: mpsc::Sender<Vec<u8>>,
-    used: std::sync::mpsc::Receiver<Vec<u8>>,
+    blocks: mpsc::Sender<Block>,
+    used: std::sync::mpsc::Receiver<Block>,
 ) {
     loop {
         // Room for the next block first: what waits meanwhile comes in one piece.
         let Ok(place) = blocks.reserve().await else { return };
         let mut block = used.try_recv().unwrap_or_default();
-        block.resize(BLOCK_LEN, 0);
-        let Ok(Some(mut filled)) = stream.read(&mut block).await else {
+        block.room.resize(BLOCK_LEN, 0);
+        let Ok(Some(mut filled)) = stream.read(&mut block.room).await else {
             return;
         };
-        while let Some(rest) = block.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        while let Some(rest) = block.room.get_mut(filled..).filter(|rest| !rest.is_empty()) {
             let more = tokio::select! {
                 biased;
                 more = stream.read(rest) => more,
@@ -76,7 +83,7 @@ async fn feed(
                 _ => break,
             }
         }
-        block.truncate(filled);
+        block.filled = filled;
         desk.heard.fetch_add(filled as u64, Ordering::Relaxed);
         if let Some(limit) = &desk.limit {
             limit.take(filled as u64).await;
@@ -85,14 +92,15 @@ async fn feed(
     }
 }
 
-fn write_blocks(desk: &Desk, mut blocks: mpsc::Receiver<Vec<u8>>, spent: &std::sync::mpsc::Sender<Vec<u8>>) {
+fn write_blocks(desk: &Desk, mut blocks: mpsc::Receiver<Block>, spent: &std::sync::mpsc::Sender<Block>) {
     let mut pieces = Pieces::default();
     let mut writer = Writer {
         desk,
         current: Current::Nothing,
     };
     while let Some(block) = blocks.blocking_recv() {
-        if let Err(why) = pieces.feed(&block, &mut writer) {
+        let arrived = block.room.get(..block.filled).unwrap_or_default();
+        if let Err(why) = pieces.feed(arrived, &mut writer) {
             desk.tell(Notice::Broken(why));
             break;
         }
