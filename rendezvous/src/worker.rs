@@ -98,3 +98,117 @@ impl Worker {
         self.datagrams.counters.of(self.place.worker)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::io;
+    use std::pin::Pin;
+    use std::sync::Mutex;
+    use std::task::{Context, Poll};
+    use std::time::Duration;
+
+    use knothole_proto::rendezvous::RelayConfig;
+    use quinn::UdpPoller;
+    use quinn::udp::Transmit;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::datagrams::{Counters, DatagramStats, Purpose, Relay, Stun, Wire};
+    use crate::inbox::inbox;
+
+    /// Gives what it was given, and then nothing.
+    #[derive(Debug)]
+    struct Script(Mutex<VecDeque<Option<Vec<u8>>>>);
+
+    impl AsyncUdpSocket for Script {
+        fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+            unreachable!("nothing is sent")
+        }
+
+        fn try_send(&self, _: &Transmit<'_>) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn poll_recv(
+            &self,
+            _: &mut Context<'_>,
+            buffers: &mut [IoSliceMut<'_>],
+            metas: &mut [RecvMeta],
+        ) -> Poll<io::Result<usize>> {
+            let Some(next) = self.0.lock().unwrap().pop_front() else {
+                return Poll::Pending;
+            };
+            let Some(bytes) = next else {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionRefused.into()));
+            };
+            buffers[0][..bytes.len()].copy_from_slice(&bytes);
+            metas[0] = RecvMeta {
+                addr: "198.51.100.1:1000".parse().unwrap(),
+                len: bytes.len(),
+                stride: 100,
+                ..RecvMeta::default()
+            };
+            Poll::Ready(Ok(1))
+        }
+
+        fn local_addr(&self) -> io::Result<std::net::SocketAddr> {
+            Ok("0.0.0.0:5668".parse().unwrap())
+        }
+    }
+
+    /// What comes of these receive calls, and the QUIC that got through.
+    async fn work(script: impl IntoIterator<Item = Option<Vec<u8>>>) -> (DatagramStats, u64, Vec<usize>) {
+        let socket = Arc::new(Script(Mutex::new(script.into_iter().collect())));
+        let wire = Wire {
+            sockets: vec![socket.clone()],
+            local: socket.local_addr().unwrap(),
+            purpose: Purpose::Main,
+        };
+        let (moved, _) = mpsc::channel(1);
+        let datagrams = Arc::new(Datagrams {
+            wires: vec![wire],
+            relay: Relay::new(RelayConfig::new(0), moved, Instant::now()),
+            stun: Stun::default(),
+            counters: Counters::new(1),
+        });
+        let (quic, mut taken) = inbox();
+        let worker = Worker {
+            socket,
+            place: Place { wire: 0, worker: 0 },
+            datagrams: datagrams.clone(),
+            quic: Some(quic),
+        };
+        // It never ends; the script is over long before.
+        let _ = tokio::time::timeout(Duration::from_millis(50), worker.work()).await;
+        let mut got = Vec::new();
+        let mut buffer = vec![0; BUFFER_LEN];
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        while let Poll::Ready(meta) = taken.poll(&mut cx, &mut buffer) {
+            got.push(meta.len);
+        }
+        let received = datagrams.counters.workers()[0].received_batches;
+        (datagrams.counters.read(), received, got)
+    }
+
+    fn quic(len: usize) -> Option<Vec<u8>> {
+        Some(vec![0x40; len])
+    }
+
+    #[tokio::test]
+    async fn an_error_of_receiving_is_counted_and_ends_nothing() {
+        let errors = std::iter::repeat_n(None, 3 * ERRORS_IN_A_ROW);
+        let (dropped, received, got) = work(errors.chain([quic(100), None, quic(200)])).await;
+        assert_eq!(dropped.receive_errors, 3 * ERRORS_IN_A_ROW as u64 + 1);
+        assert_eq!((received, got), (2, vec![100, 200]));
+    }
+
+    #[tokio::test]
+    async fn quic_that_comes_faster_than_it_is_read_is_counted_by_the_datagram() {
+        // 4 MiB of it wait.
+        let (dropped, received, got) = work((0..70).map(|_| quic(65_000))).await;
+        assert_eq!((received, got.len()), (70, 64));
+        assert_eq!(dropped.control_full, 6 * 650);
+        assert_eq!((dropped.unknown, dropped.receive_errors), (0, 0));
+    }
+}

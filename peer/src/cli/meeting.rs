@@ -4,6 +4,7 @@
 
 use std::time::SystemTime;
 
+use knothole_proto::id::Name;
 use knothole_proto::pairing::Code;
 use serde_json::json;
 
@@ -72,21 +73,7 @@ pub(super) async fn join(
 
 /// Let the two connect while this node lives. `book` is not written.
 async fn meet(book: &mut AddressBook, node: &Node, paired: &Paired) -> Result<Contact, Failure> {
-    let short = paired.peer.short();
-    let petname = match &paired.name {
-        Some(name) => name.clone(),
-        // The beginning of an id is a legal name.
-        None => short
-            .parse()
-            .map_err(|_| Failure::new(code::OTHER, "the other machine has no name", "again"))?,
-    };
-    let contact = Contact {
-        petname,
-        id: paired.peer,
-        secret: paired.secret.clone(),
-        name: paired.name.clone(),
-        added: SystemTime::now(),
-    };
+    let contact = contact(paired, None, "again")?;
     book.add(contact)?;
     node.set_peers(book.to_peers()).await;
     book.by_id(paired.peer).cloned().ok_or_else(|| {
@@ -95,5 +82,25 @@ async fn meet(book: &mut AddressBook, node: &Node, paired: &Paired) -> Result<Co
             "the other machine is not in the address book",
             "again",
         )
+    })
+}
+
+/// What is to be known of a machine that was just met: by the name that was chosen for it here, or else by its own. One
+/// without a name is called by the beginning of its id, which is a legal name.
+pub(super) fn contact(paired: &Paired, chosen: Option<Name>, hint: &str) -> Result<Contact, Failure> {
+    let petname = match chosen.or_else(|| paired.name.clone()) {
+        Some(petname) => petname,
+        None => paired
+            .peer
+            .short()
+            .parse()
+            .map_err(|_| Failure::new(code::OTHER, "the other machine has no name", hint))?,
+    };
+    Ok(Contact {
+        petname,
+        id: paired.peer,
+        secret: paired.secret.clone(),
+        name: paired.name.clone(),
+        added: SystemTime::now(),
     })
 }

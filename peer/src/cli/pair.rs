@@ -1,16 +1,16 @@
 //! `knothole pair`: two machines get to know each other by a code that one shows and the other types.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use knothole_proto::pairing::Code;
 use serde_json::json;
 
 use super::args::PairArgs;
 use super::context::{Context, Wanted, own_name};
-use super::failure::{Failure, code};
+use super::failure::Failure;
 use super::local::{self, Asked};
-use super::meeting::read_code;
-use crate::book::{AddressBook, BookError, Contact};
+use super::meeting::{self, read_code};
+use crate::book::{AddressBook, BookError};
 use crate::node::{Node, Paired};
 use crate::server_url::ServerUrl;
 
@@ -82,25 +82,7 @@ fn tell_code(context: &Context, code: &Code, ttl: Duration, server: &ServerUrl) 
 }
 
 fn add(context: &Context, paired: &Paired, args: &PairArgs) -> Result<String, Failure> {
-    let own_choice = args.petname.clone().or_else(|| paired.name.clone());
-    // A machine without a name is called by the beginning of its id, which is a legal name.
-    let petname = match own_choice {
-        Some(petname) => petname,
-        None => paired.peer.short().parse().map_err(|_| {
-            Failure::new(
-                code::OTHER,
-                "the other machine has no name",
-                "pair again with --as NAME",
-            )
-        })?,
-    };
-    let contact = Contact {
-        petname,
-        id: paired.peer,
-        secret: paired.secret.clone(),
-        name: paired.name.clone(),
-        added: SystemTime::now(),
-    };
+    let contact = meeting::contact(paired, args.petname.clone(), "pair again with --as NAME")?;
     let petname = AddressBook::update(&context.home.book(), |book| book.add(contact))?;
     Ok(petname.as_str().to_owned())
 }

@@ -28,5 +28,5 @@ pub use registry::Registry;
 pub use relay::{Ends, RelayStats, RelayTable, Route};
 pub use shaping::{
     Blocked, ByteRate, Dropped, FairQueue, Gate, Lane, LaneId, Offered, QueueStats, RelayConfig, Release,
-    Unit,
+    SendingKey, Unit,
 };

@@ -28,17 +28,18 @@ impl Reporter {
         }
     }
 
-    /// Tell how things stand, unless they stand as they did.
-    pub(super) fn tell(&mut self, stats: &Stats) {
+    /// Tell how things stand, unless they stand as they did. Did it?
+    pub(super) fn tell(&mut self, stats: &Stats) -> bool {
         let (summary, outcomes) = (Summary::from(stats), &stats.registry.outcomes);
         if summary == self.summary && *outcomes == self.outcomes {
-            return;
+            return false;
         }
         summary.log();
         if self.json {
             say(&summary.event(stats));
         }
         (self.summary, self.outcomes) = (summary, outcomes.clone());
+        true
     }
 }
 
@@ -176,4 +177,78 @@ fn row(sort: &Sort, outcome: &Outcome) -> Value {
         "direct_ms_median": outcome.median_ms(),
         "buckets": outcome.buckets,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use knothole_proto::wire::Refusal;
+
+    use super::*;
+
+    /// Every number is another one.
+    fn stats() -> Stats {
+        let mut stats = Stats::default();
+        stats.registry.connected = 1;
+        stats.registry.names = 2;
+        stats.registry.sessions = 3;
+        stats.registry.refused = [(Refusal::Busy, 4), (Refusal::NameTaken, 5)].into();
+        let relay = &mut stats.relay;
+        relay.channels = 6;
+        relay.forwarded_bytes = 7_000_000;
+        (relay.forwarded_frames, relay.forwarded_batches) = (8, 9);
+        (relay.unknown_channel, relay.wrong_source) = (10, 11);
+        let queue = &mut relay.queue;
+        (queue.lanes, queue.held_bytes, queue.held_bytes_max) = (12, 13, 14);
+        (queue.delayed_bytes, queue.marked_batches, queue.dropped_batches) = (15, 16, 17);
+        (queue.overflow_bytes, queue.stale_bytes, queue.signal_bytes) = (18_000_000, 19_000_000, 20_000_000);
+        let datagrams = &mut stats.datagrams;
+        (datagrams.unknown, datagrams.relay_malformed) = (21, 22);
+        (
+            datagrams.control_full,
+            datagrams.stun_full,
+            datagrams.receive_errors,
+        ) = (23, 24, 25);
+        let mut worker = WorkerStats::default();
+        (worker.received_batches, worker.forwarded_bytes) = (26, 27);
+        (worker.forwarded_frames, worker.forwarded_batches) = (28, 29);
+        stats.workers = vec![worker];
+        stats
+    }
+
+    #[test]
+    fn every_counter_has_its_field_in_the_event() {
+        let stats = stats();
+        let event = Summary::from(&stats).event(&stats);
+        let expected = json!({
+            "schema": 1, "event": "stats", "nodes": 1, "names": 2, "sessions": 3, "attempts": 0, "direct": 0,
+            "relayed_mb": 7, "refused_by_cap_mb": 57, "registrations_refused": 9, "dropped": 90,
+            "relay": {
+                "channels": 6, "bytes": 7_000_000, "frames": 8, "batches": 9,
+                "queue": {
+                    "lanes": 12, "bytes": 13, "bytes_max": 14, "delayed_bytes": 15, "marked_batches": 16,
+                },
+                "dropped": {
+                    "overflow_bytes": 18_000_000, "stale_bytes": 19_000_000, "signal_bytes": 20_000_000, "batches": 17,
+                    "unknown_channel_batches": 10, "wrong_source_batches": 11,
+                },
+            },
+            "datagrams_dropped": {
+                "unknown": 21, "relay_malformed": 22, "control_full": 23, "stun_full": 24, "receive_errors": 25,
+            },
+            "workers": [{ "received_batches": 26, "bytes": 27, "frames": 28, "batches": 29 }],
+            "bucket_ends_ms": BUCKETS_MS, "outcomes": [],
+        });
+        assert_eq!(event, expected);
+    }
+
+    #[test]
+    fn what_stands_as_it_did_is_not_told_again() {
+        let mut reporter = Reporter::new(false);
+        assert!(!reporter.tell(&Stats::default()), "nothing has happened yet");
+        let mut now = stats();
+        assert!(reporter.tell(&now));
+        assert!(!reporter.tell(&now));
+        now.relay.forwarded_bytes += MEGABYTE;
+        assert!(reporter.tell(&now));
+    }
 }

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use knothole_proto::addr::{Reach, canonical};
 use knothole_proto::id::{ChannelId, PeerId};
-use knothole_proto::quota::SharedBucket;
-use knothole_proto::rendezvous::{ConnId, Ends, Gate, Lane, LaneId, RelayConfig, RelayTable, Route};
+use knothole_proto::rendezvous::{
+    ConnId, Ends, Gate, Lane, LaneId, RelayConfig, RelayTable, Route, SendingKey,
+};
 use knothole_proto::wire::relay::{HEADER_LEN, split};
 use tokio::sync::mpsc;
 
@@ -85,7 +86,7 @@ struct Control {
     conns: HashMap<ConnId, Conn>,
     /// The connections of each channel.
     channels: HashMap<ChannelId, [ConnId; 2]>,
-    keys: HashMap<PeerId, Arc<SharedBucket>>,
+    keys: HashMap<PeerId, Arc<SendingKey>>,
     /// How many keys there may be before those that nobody uses are let go.
     keys_max: usize,
 }
@@ -94,7 +95,8 @@ struct Control {
 struct Conn {
     /// `None` where nothing can be sent.
     via: Option<Via>,
-    bucket: Option<Arc<SharedBucket>>,
+    /// `None` where keys have no limit.
+    key: Option<Arc<SendingKey>>,
 }
 
 impl Relay {
@@ -166,8 +168,8 @@ impl Relay {
     pub(crate) fn connect(&self, conn: ConnId, peer: PeerId, via: Via, now: Instant) {
         let mut control = self.control();
         let limited = self.gate.config().per_key.is_some();
-        let bucket = limited.then(|| control.bucket(peer, now));
-        control.conns.insert(conn, Conn { via: None, bucket });
+        let key = limited.then(|| control.key(peer, now));
+        control.conns.insert(conn, Conn { via: None, key });
         self.publish_end(&mut control, conn, via);
     }
 
@@ -189,7 +191,7 @@ impl Relay {
         };
         let conns = ends.map(|(conn, _)| conn);
         let of = |conn: ConnId| control.conns.get(&conn);
-        let lane = |conn| Arc::new(Lane::new(of(conn).and_then(|conn| conn.bucket.clone())));
+        let lane = |conn| Arc::new(Lane::new(of(conn).and_then(|conn| conn.key.clone())));
         let published = Published {
             ends: opened,
             ways: conns.map(|conn| of(conn).and_then(|conn| conn.via)),
@@ -262,17 +264,17 @@ impl Relay {
 }
 
 impl Control {
-    /// The bucket of a key. It outlives the key's connections until it is full again, so that connecting anew is no way
-    /// around the limit.
-    fn bucket(&mut self, peer: PeerId, now: Instant) -> Arc<SharedBucket> {
+    /// The limit of a key. It outlives the key's connections until it is rested, so that connecting anew is no way around
+    /// it.
+    fn key(&mut self, peer: PeerId, now: Instant) -> Arc<SendingKey> {
         if self.keys.len() > self.keys_max.max(KEYS_KEPT) {
             self.keys
-                .retain(|_, bucket| Arc::strong_count(bucket) > 1 || !bucket.is_full(now));
+                .retain(|_, key| Arc::strong_count(key) > 1 || !key.is_rested(now));
             self.keys_max = 2 * self.keys.len();
         }
         self.keys
             .entry(peer)
-            .or_insert_with(|| Arc::new(SharedBucket::new(now)))
+            .or_insert_with(|| Arc::new(SendingKey::new(peer, now)))
             .clone()
     }
 }

@@ -1,5 +1,7 @@
 //! What becomes of each datagram in a receive buffer, with sockets that only remember what was sent through them.
 
+mod counting;
+
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;

@@ -1,10 +1,10 @@
 //! The limits, as threads that forward see them: no locks, no queue.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::id::ChannelId;
+use crate::id::{ChannelId, PeerId};
 use crate::quota::SharedBucket;
 
 /// Time that a unit of the queue takes at the limit, at the most: a larger one would keep others waiting, and itself for
@@ -92,21 +92,73 @@ impl LaneId {
     }
 }
 
+/// A key with a limit, shared by the lanes of all that it sends.
+#[derive(Debug)]
+pub struct SendingKey {
+    peer: PeerId,
+    bucket: SharedBucket,
+    /// Memory of what waits in its lanes, in bytes. While there is any, whatever comes later has to wait behind it.
+    held: AtomicU64,
+}
+
+impl SendingKey {
+    /// One that has sent nothing lately.
+    pub const fn new(peer: PeerId, now: Instant) -> Self {
+        Self {
+            peer,
+            bucket: SharedBucket::new(now),
+            held: AtomicU64::new(0),
+        }
+    }
+
+    /// Has it all of its limit to itself again? Then nothing is lost by forgetting it.
+    pub fn is_rested(&self, now: Instant) -> bool {
+        self.bucket.is_full(now)
+    }
+
+    pub(super) fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+}
+
 /// What forwarding threads and the queue share about a lane.
 #[derive(Debug, Default)]
 pub struct Lane {
-    /// The bucket of the sending key, shared by all its lanes.
-    key: Option<Arc<SharedBucket>>,
+    /// Who sends in it, if that is limited.
+    key: Option<Arc<SendingKey>>,
     /// Something of this lane waits, so whatever comes later has to wait behind it.
     waits: AtomicBool,
 }
 
 impl Lane {
-    /// A lane of a key with this bucket; without one, a lane of a key without a limit.
-    pub const fn new(key: Option<Arc<SharedBucket>>) -> Self {
+    /// A lane of this key; without one, of a key without a limit.
+    pub const fn new(key: Option<Arc<SendingKey>>) -> Self {
         Self {
             key,
             waits: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn key(&self) -> Option<PeerId> {
+        self.key.as_ref().map(|key| key.peer)
+    }
+
+    /// Memory of what waits in all lanes of its key, if that has a limit.
+    pub(super) fn held_of_key(&self) -> u64 {
+        self.key.as_ref().map_or(0, |key| key.held())
+    }
+
+    /// So much more waits in this lane.
+    pub(super) fn hold(&self, footprint: u64) {
+        if let Some(key) = &self.key {
+            key.held.fetch_add(footprint, Ordering::Relaxed);
+        }
+    }
+
+    /// So much waits in this lane no more.
+    pub(super) fn release(&self, footprint: u64) {
+        if let Some(key) = &self.key {
+            key.held.fetch_sub(footprint, Ordering::Relaxed);
         }
     }
 
@@ -147,9 +199,14 @@ impl Gate {
 
     /// Longest unit for the queue, in bytes; the driver splits what is longer, but never a frame.
     pub fn unit_max(&self) -> u64 {
+        self.passes_in(UNIT_TIME)
+    }
+
+    /// Most bytes of one lane that can pass in this time, after the burst.
+    pub(super) fn passes_in(&self, time: Duration) -> u64 {
         let rates = [Some(self.config.total), self.config.per_key];
-        let times = rates.into_iter().flatten().map(|rate| rate.bytes_in(UNIT_TIME));
-        times.min().unwrap_or(0)
+        let bytes = rates.into_iter().flatten().map(|rate| rate.bytes_in(time));
+        bytes.min().unwrap_or(0)
     }
 
     /// What it was made with.
@@ -160,7 +217,12 @@ impl Gate {
     /// May so many bytes of this lane leave at once? If not, they belong into the queue.
     pub fn pass(&self, lane: &Lane, bytes: u64, now: Instant) -> bool {
         // A thread that reads an old value lets one batch more pass; its tokens are counted all the same.
-        !self.is_congested() && !lane.waits.load(Ordering::Relaxed) && self.take(lane, bytes, now).is_ok()
+        !self.must_wait(lane) && self.take(lane, bytes, now).is_ok()
+    }
+
+    /// Has what comes in this lane to wait behind something else?
+    pub(super) fn must_wait(&self, lane: &Lane) -> bool {
+        self.congested.load(Ordering::Relaxed) || lane.waits.load(Ordering::Relaxed) || lane.held_of_key() > 0
     }
 
     /// Pay for so many bytes.
@@ -187,28 +249,24 @@ impl Gate {
         self.give_back_to_key(lane, bytes);
     }
 
-    pub(super) fn is_congested(&self) -> bool {
-        self.congested.load(Ordering::Relaxed)
-    }
-
     pub(super) fn set_congested(&self, congested: bool) {
         self.congested.store(congested, Ordering::Relaxed);
     }
 
     fn take_of_key(&self, lane: &Lane, bytes: u64, now: Instant) -> Result<(), Blocked> {
-        let (Some(bucket), Some(rate)) = (&lane.key, self.config.per_key) else {
+        let (Some(key), Some(rate)) = (&lane.key, self.config.per_key) else {
             return Ok(());
         };
         match (rate.time_of(bytes), rate.time_of(rate.burst)) {
-            (Some(cost), Some(depth)) => bucket.take(cost, depth, now).map_err(Blocked::ByKey),
+            (Some(cost), Some(depth)) => key.bucket.take(cost, depth, now).map_err(Blocked::ByKey),
             _ => Err(Blocked::ForEver),
         }
     }
 
     fn give_back_to_key(&self, lane: &Lane, bytes: u64) {
         let rate = self.config.per_key;
-        if let (Some(bucket), Some(cost)) = (&lane.key, rate.and_then(|rate| rate.time_of(bytes))) {
-            bucket.give_back(cost);
+        if let (Some(key), Some(cost)) = (&lane.key, rate.and_then(|rate| rate.time_of(bytes))) {
+            key.bucket.give_back(cost);
         }
     }
 }

@@ -3,8 +3,8 @@
 //! Two parts. The [`Gate`] is asked for every batch of frames by whatever thread received it, and takes no lock: a token
 //! bucket over all, one for each sending key, and a flag that says whether anybody waits. While nobody does and the
 //! buckets have enough, that is all, and the batch leaves at once. Whatever may not leave at once goes to the one
-//! [`FairQueue`], which lets it out in deficit round robin over the channels, says when to ask again, and tells senders
-//! to slow down before it drops.
+//! [`FairQueue`], which lets it out in deficit round robin over the channels, or where keys have a limit over these and
+//! over the channels of each, says when to ask again, and tells senders to slow down before it drops.
 //!
 //! The driver:
 //! 1. [`Gate::pass`] says yes: send. If the socket is full, [`FairQueue::hold`] it.
@@ -18,6 +18,7 @@
 mod codel;
 mod gate;
 mod queue;
+mod turns;
 
-pub use gate::{Blocked, ByteRate, Gate, Lane, LaneId, RelayConfig};
+pub use gate::{Blocked, ByteRate, Gate, Lane, LaneId, RelayConfig, SendingKey};
 pub use queue::{Dropped, FairQueue, Offered, QueueStats, Release, Unit};

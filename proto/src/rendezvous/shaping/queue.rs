@@ -1,15 +1,17 @@
 //! What waits: bounded queues, one for each lane, let out in deficit round robin over the channels.
 //!
 //! A turn gives a channel [`QUANTUM`] bytes, whatever the size of its units, so shares are equal in bytes (Shreedhar
-//! and Varghese 1995). A channel of which both directions wait gives each half of that. A lane that waits for the limit
-//! of its key is parked and costs the others nothing.
+//! and Varghese 1995). A channel of which both directions wait gives each half of that. Whose turn it is, is told by
+//! [`Turns`].
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::codel::Codel;
 use super::gate::{Blocked, Gate, Lane, LaneId};
+use super::turns::Turns;
+use crate::id::PeerId;
 
 /// Bytes that a turn is worth: a fourth of the largest batch, so that a channel with small batches does not wait for
 /// megabytes of others, and one with the largest is served every fourth turn.
@@ -18,7 +20,8 @@ const QUANTUM: u64 = 16 * 1024;
 /// Memory of all that waits, in bytes. The server's largest single use of memory; at 1 Gbit/s half a second.
 const TOTAL_MAX: u64 = 64 * 1024 * 1024;
 
-/// Memory of what waits in one lane, as time at the total rate: what a sender far away has under way.
+/// Memory of what waits in one lane, as time at the rate that it can have at the most: what a sender far away has under
+/// way.
 const LANE_MAX_TIME: Duration = Duration::from_millis(250);
 
 /// The least of it: four of the largest batches, or a sender that is handed its limit in batches would be dropped for
@@ -27,6 +30,13 @@ const LANE_MAX_LEAST: u64 = 256 * 1024;
 
 /// The most of it.
 const LANE_MAX_MOST: u64 = 4 * 1024 * 1024;
+
+/// Memory of what waits in all lanes of a key with a limit, in bytes: what it could send until the last of it is dropped,
+/// but at least four of the least lanes. Less would take from a node with several peers what they need.
+const KEY_MAX_LEAST: u64 = 4 * LANE_MAX_LEAST;
+
+/// The most of it.
+const KEY_MAX_MOST: u64 = 2 * LANE_MAX_MOST;
 
 /// What waited longer is dropped: senders have sent it again by then, and a low limit must not become minutes of delay.
 const WAIT_MAX: Duration = Duration::from_millis(500);
@@ -65,7 +75,7 @@ pub enum Offered {
 pub enum Dropped {
     /// The relay forwards nothing.
     Off,
-    /// The queue of its lane is full.
+    /// The queue of its lane is full, or all those of its key together.
     LaneFull,
     /// All queues together are full.
     Full,
@@ -126,16 +136,14 @@ impl QueueStats {
 #[derive(Debug)]
 pub struct FairQueue<T> {
     gate: Arc<Gate>,
-    /// Lanes of which something waits: each of them is in `ring` or in `parked`.
+    /// Lanes of which something waits.
     flows: BTreeMap<LaneId, Flow<T>>,
-    /// Lanes in the order of their turns.
-    ring: VecDeque<LaneId>,
-    /// Lanes that wait for the limit of their key, until then.
-    parked: BTreeSet<(Instant, LaneId)>,
+    turns: Turns,
     /// When the total has enough for the lane whose turn it is; `None`: perhaps now.
     ready_at: Option<Instant>,
     socket_full: bool,
     lane_max: u64,
+    key_max: u64,
     spare: Vec<Flow<T>>,
     stats: QueueStats,
 }
@@ -156,6 +164,8 @@ struct Waiting<T> {
     since: Instant,
     /// It had passed the limits before a full socket sent it here.
     paid: bool,
+    /// It was to carry a mark when it found its socket full.
+    mark: bool,
 }
 
 /// What comes of trying to let out the head of a lane.
@@ -170,15 +180,16 @@ enum Turn<T> {
 impl<T> FairQueue<T> {
     /// Empty queues behind this gate.
     pub fn new(gate: Arc<Gate>) -> Self {
-        let lane_max = gate.config().total.bytes_in(LANE_MAX_TIME);
+        let lane_max = gate.passes_in(LANE_MAX_TIME);
+        let key_max = gate.passes_in(WAIT_MAX);
         Self {
             gate,
             flows: BTreeMap::new(),
-            ring: VecDeque::new(),
-            parked: BTreeSet::new(),
+            turns: Turns::default(),
             ready_at: None,
             socket_full: false,
             lane_max: lane_max.clamp(LANE_MAX_LEAST, LANE_MAX_MOST),
+            key_max: key_max.clamp(KEY_MAX_LEAST, KEY_MAX_MOST),
             spare: Vec::new(),
             stats: QueueStats::default(),
         }
@@ -193,26 +204,17 @@ impl<T> FairQueue<T> {
         payload: impl FnOnce() -> T,
         now: Instant,
     ) -> Offered {
-        let mut parked_until = None;
-        if !self.flows.contains_key(&id) && !self.gate.is_congested() {
+        let mut until = None;
+        if !self.gate.must_wait(lane) {
             match self.gate.take(lane, u64::from(unit.bytes), now) {
                 Ok(()) => return Offered::Pass,
                 Err(Blocked::ForEver) => return self.refuse(Dropped::Off, unit),
-                Err(Blocked::ByKey(at)) => parked_until = Some(at),
+                Err(Blocked::ByKey(at)) => until = Some(at),
                 Err(Blocked::ByTotal(_)) => {}
             }
         }
-        if let Some(why) = self.lacks_room(id, unit) {
-            return self.refuse(why, unit);
-        }
-        let waiting = Waiting {
-            payload: payload(),
-            unit,
-            since: now,
-            paid: false,
-        };
-        self.push(id, lane, waiting, parked_until);
-        Offered::Waits
+        let waiting = |payload| Waiting::new(payload, unit, false, now);
+        self.wait(id, lane, unit, until, || waiting(payload()))
     }
 
     /// Something that passed the limits and found its socket full; everybody waits until [`FairQueue::socket_ready`].
@@ -226,18 +228,12 @@ impl<T> FairQueue<T> {
     ) -> Offered {
         self.socket_full = true;
         self.gate.set_congested(true);
-        if let Some(why) = self.lacks_room(id, unit) {
+        let waiting = |payload| Waiting::new(payload, unit, true, now);
+        let held = self.wait(id, lane, unit, None, || waiting(payload()));
+        if held != Offered::Waits {
             self.gate.give_back(lane, u64::from(unit.bytes));
-            return self.refuse(why, unit);
         }
-        let waiting = Waiting {
-            payload: payload(),
-            unit,
-            since: now,
-            paid: true,
-        };
-        self.push(id, lane, waiting, None);
-        Offered::Waits
+        held
     }
 
     /// A release found its socket full: it is next when [`FairQueue::socket_ready`].
@@ -252,30 +248,26 @@ impl<T> FairQueue<T> {
             lane,
             since,
         } = release;
-        let (bytes, held) = (u64::from(unit.bytes), u64::from(unit.footprint));
+        let (bytes, held) = (u64::from(unit.bytes), unit.footprint);
         self.stats.delayed_bytes -= bytes;
         self.stats.marked_batches -= u64::from(mark);
         let flow = self.flow(id, &lane, None);
-        flow.held += held;
         flow.deficit += bytes;
         flow.units.push_front(Waiting {
             payload,
             unit,
             since,
             paid: true,
+            mark,
         });
-        self.account(held);
-        if self.ring.front() != Some(&id) {
-            self.ring.retain(|other| *other != id);
-            self.parked.retain(|(_, other)| *other != id);
-            self.ring.push_front(id);
-        }
+        self.account(id, held);
+        self.turns.put_first(id, lane.key());
     }
 
     /// Sockets take more now.
     pub fn socket_ready(&mut self) {
         self.socket_full = false;
-        self.gate.set_congested(!self.ring.is_empty());
+        self.gate.set_congested(!self.turns.is_idle());
     }
 
     /// What leaves next, if anything may now. `lost` gets what is dropped on the way, for its memory.
@@ -283,9 +275,9 @@ impl<T> FairQueue<T> {
         if self.socket_full {
             return None;
         }
-        self.unpark(now);
-        while let Some(id) = self.ring.front().copied() {
-            match self.turn(id, lost, now) {
+        self.turns.unpark(now);
+        while let Some((id, key)) = self.turns.first() {
+            match self.turn(id, key, lost, now) {
                 Turn::Release(release) => return Some(release),
                 Turn::Next => {}
                 Turn::Stop => return None,
@@ -301,26 +293,19 @@ impl<T> FairQueue<T> {
         if self.socket_full {
             return None;
         }
-        let first = self.ring.front().and_then(|id| self.flows.get(id)?.units.front());
+        let head = |(id, _)| self.flows.get(&id)?.units.front();
+        let first = self.turns.first().and_then(head);
         let turn = first.map(|head| self.ready_at.unwrap_or(head.since));
-        let parked = self.parked.first().map(|(at, _)| *at);
-        turn.into_iter().chain(parked).min()
+        turn.into_iter().chain(self.turns.back_at()).min()
     }
 
     /// A channel was closed: what waits in it will never arrive.
     pub fn forget(&mut self, id: LaneId, lost: &mut dyn FnMut(T)) {
-        let Some(mut flow) = self.flows.remove(&id) else {
-            return;
-        };
-        self.ring.retain(|other| *other != id);
-        self.parked.retain(|(_, other)| *other != id);
-        self.stats.held_bytes -= flow.held;
-        while let Some(waiting) = flow.units.pop_front() {
+        while let Some(waiting) = self.take_head(id) {
             self.stats.stale_bytes += u64::from(waiting.unit.bytes);
             self.stats.dropped_batches += 1;
             lost(waiting.payload);
         }
-        self.retire(flow);
     }
 
     /// Gauges and counters.
@@ -332,11 +317,11 @@ impl<T> FairQueue<T> {
     }
 
     /// It is the turn of this lane.
-    fn turn(&mut self, id: LaneId, lost: &mut dyn FnMut(T), now: Instant) -> Turn<T> {
+    fn turn(&mut self, id: LaneId, key: Option<PeerId>, lost: &mut dyn FnMut(T), now: Instant) -> Turn<T> {
         let sibling = self.flows.contains_key(&id.opposite());
         let quantum = if sibling { QUANTUM / 2 } else { QUANTUM };
         let Some(flow) = self.flows.get_mut(&id) else {
-            self.ring.pop_front();
+            self.turns.leave(id, key);
             return Turn::Next;
         };
         let Some(head) = flow.units.front() else {
@@ -351,7 +336,7 @@ impl<T> FairQueue<T> {
         }
         if bytes > flow.deficit {
             flow.deficit += quantum;
-            self.ring.rotate_left(1);
+            self.turns.pass_on();
             return Turn::Next;
         }
         if !head.paid
@@ -359,7 +344,7 @@ impl<T> FairQueue<T> {
         {
             return self.blocked(id, why, lost);
         }
-        let mark = flow.codel.judge(waited, flow.units.len() == 1, now);
+        let mark = flow.codel.judge(waited, flow.units.len() == 1, now) || head.mark;
         if mark && !head.unit.can_be_marked {
             return self.lose(id, true, |stats| &mut stats.signal_bytes, lost);
         }
@@ -385,11 +370,12 @@ impl<T> FairQueue<T> {
         match why {
             Blocked::ByTotal(at) => {
                 self.ready_at = Some(at);
+                // It may have come back from waiting for its key, while nobody else had to wait.
+                self.gate.set_congested(true);
                 Turn::Stop
             }
             Blocked::ByKey(at) => {
-                self.ring.pop_front();
-                self.parked.insert((at, id));
+                self.turns.park(at);
                 Turn::Next
             }
             Blocked::ForEver => self.lose(id, false, |stats| &mut stats.overflow_bytes, lost),
@@ -425,6 +411,7 @@ impl<T> FairQueue<T> {
         let waiting = flow.units.pop_front()?;
         let footprint = u64::from(waiting.unit.footprint);
         flow.held -= footprint;
+        flow.lane.release(footprint);
         self.stats.held_bytes -= footprint;
         self.ready_at = None;
         if flow.units.is_empty() {
@@ -433,15 +420,13 @@ impl<T> FairQueue<T> {
         Some(waiting)
     }
 
-    /// Nothing of this lane waits any more. It is at the front of the ring.
+    /// Nothing of this lane waits any more.
     fn leave(&mut self, id: LaneId) {
-        if self.ring.front() == Some(&id) {
-            self.ring.pop_front();
-        }
         if let Some(flow) = self.flows.remove(&id) {
+            self.turns.leave(id, flow.lane.key());
             self.retire(flow);
         }
-        if self.ring.is_empty() && !self.socket_full {
+        if self.turns.is_idle() && !self.socket_full {
             self.gate.set_congested(false);
         }
     }
@@ -454,24 +439,44 @@ impl<T> FairQueue<T> {
         }
     }
 
-    fn unpark(&mut self, now: Instant) {
-        while let Some((at, id)) = self.parked.first().copied()
-            && at <= now
-        {
-            self.parked.pop_first();
-            self.ring.push_back(id);
+    /// Let something wait, if there is room. `until`: its key has nothing left before.
+    fn wait(
+        &mut self,
+        id: LaneId,
+        lane: &Arc<Lane>,
+        unit: Unit,
+        until: Option<Instant>,
+        waiting: impl FnOnce() -> Waiting<T>,
+    ) -> Offered {
+        if let Some(why) = self.lacks_room(id, lane, unit) {
+            return self.refuse(why, unit);
         }
+        self.flow(id, lane, until).units.push_back(waiting());
+        self.account(id, unit.footprint);
+        if !self.turns.is_idle() {
+            self.gate.set_congested(true);
+        }
+        Offered::Waits
     }
 
-    fn lacks_room(&self, id: LaneId, unit: Unit) -> Option<Dropped> {
+    fn lacks_room(&self, id: LaneId, lane: &Lane, unit: Unit) -> Option<Dropped> {
         let footprint = u64::from(unit.footprint);
         let free = TOTAL_MAX - self.stats.held_bytes.min(TOTAL_MAX);
         if footprint > free {
             return Some(Dropped::Full);
         }
-        // No lane takes more than is left to the others (dynamic thresholds, Choudhury and Hahne 1998).
+        let of_key = lane.held_of_key();
+        if of_key > 0 && of_key + footprint > self.key_max {
+            return Some(Dropped::LaneFull);
+        }
+        // No lane takes more than is left to the others, of its key and in all (dynamic thresholds, Choudhury and Hahne
+        // 1998).
+        let most = self
+            .lane_max
+            .min(free)
+            .min(self.key_max - of_key.min(self.key_max));
         let held = self.flows.get(&id).map_or(0, |flow| flow.held);
-        (held > 0 && held + footprint > self.lane_max.min(free)).then_some(Dropped::LaneFull)
+        (held > 0 && held + footprint > most).then_some(Dropped::LaneFull)
     }
 
     fn refuse(&mut self, why: Dropped, unit: Unit) -> Offered {
@@ -480,32 +485,22 @@ impl<T> FairQueue<T> {
         Offered::Dropped(why)
     }
 
-    fn push(&mut self, id: LaneId, lane: &Arc<Lane>, waiting: Waiting<T>, parked_until: Option<Instant>) {
-        let footprint = u64::from(waiting.unit.footprint);
-        let flow = self.flow(id, lane, parked_until);
-        flow.held += footprint;
-        flow.units.push_back(waiting);
-        self.account(footprint);
-        if !self.ring.is_empty() {
-            self.gate.set_congested(true);
+    /// So much more waits in this lane.
+    fn account(&mut self, id: LaneId, footprint: u32) {
+        let footprint = u64::from(footprint);
+        if let Some(flow) = self.flows.get_mut(&id) {
+            flow.held += footprint;
+            flow.lane.hold(footprint);
         }
-    }
-
-    fn account(&mut self, footprint: u64) {
         self.stats.held_bytes += footprint;
         self.stats.held_bytes_max = self.stats.held_bytes_max.max(self.stats.held_bytes);
     }
 
-    /// The queue of this lane; a new one takes its place at the end of the ring, or waits for its key until then.
-    fn flow(&mut self, id: LaneId, lane: &Arc<Lane>, parked_until: Option<Instant>) -> &mut Flow<T> {
-        let (ring, parked, spare) = (&mut self.ring, &mut self.parked, &mut self.spare);
+    /// The queue of this lane; a new one takes its turn after all others, or waits for its key until then.
+    fn flow(&mut self, id: LaneId, lane: &Arc<Lane>, until: Option<Instant>) -> &mut Flow<T> {
+        let (turns, spare) = (&mut self.turns, &mut self.spare);
         self.flows.entry(id).or_insert_with(|| {
-            match parked_until {
-                Some(at) => {
-                    parked.insert((at, id));
-                }
-                None => ring.push_back(id),
-            }
+            turns.join(id, lane.key(), until);
             lane.set_waits(true);
             let units = spare.pop().map(|flow| flow.units);
             Flow {
@@ -516,5 +511,17 @@ impl<T> FairQueue<T> {
                 codel: Codel::default(),
             }
         })
+    }
+}
+
+impl<T> Waiting<T> {
+    const fn new(payload: T, unit: Unit, paid: bool, since: Instant) -> Self {
+        Self {
+            payload,
+            unit,
+            since,
+            paid,
+            mark: false,
+        }
     }
 }

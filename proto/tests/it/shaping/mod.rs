@@ -7,9 +7,10 @@ mod shares;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use knothole_proto::id::ChannelId;
-use knothole_proto::quota::SharedBucket;
-use knothole_proto::rendezvous::{FairQueue, Gate, Lane, LaneId, Offered, RelayConfig, Release, Unit};
+use knothole_proto::id::{ChannelId, PeerId};
+use knothole_proto::rendezvous::{
+    FairQueue, Gate, Lane, LaneId, Offered, RelayConfig, Release, SendingKey, Unit,
+};
 
 use super::support::epoch;
 
@@ -27,7 +28,7 @@ impl Flow {
         Self::of_key(channel, from_second, None)
     }
 
-    fn of_key(channel: u64, from_second: bool, key: Option<Arc<SharedBucket>>) -> Self {
+    fn of_key(channel: u64, from_second: bool, key: Option<Arc<SendingKey>>) -> Self {
         Self {
             id: LaneId {
                 channel: ChannelId(channel),
@@ -107,6 +108,11 @@ impl Relay {
         }
         self.now = at;
     }
+}
+
+/// A key with a limit.
+fn key(number: u8) -> Arc<SendingKey> {
+    Arc::new(SendingKey::new(PeerId::from_bytes([number; 32]), epoch()))
 }
 
 /// So much time from the start.

@@ -1,14 +1,11 @@
 //! What holds whatever is offered in whatever order.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 
-use knothole_proto::quota::SharedBucket;
 use knothole_proto::rendezvous::RelayConfig;
 use proptest::prelude::*;
 
-use super::super::support::epoch;
-use super::{Fate, Flow, MBIT, Relay, after};
+use super::{Fate, Flow, MBIT, Relay, after, key};
 
 /// Memory that may wait in all, as the documentation of the server says.
 const TOTAL_MAX: u64 = 64 * 1024 * 1024;
@@ -22,7 +19,7 @@ fn steps() -> impl Strategy<Value = Vec<(usize, u32, u64)>> {
 
 /// Eight lanes in six channels of three keys.
 fn flows() -> Vec<Flow> {
-    let keys: Vec<_> = (0..3).map(|_| Arc::new(SharedBucket::new(epoch()))).collect();
+    let keys: Vec<_> = (0..3).map(key).collect();
     let flow = |n: u64| {
         let key = keys[usize::try_from(n).unwrap() % keys.len()].clone();
         Flow::of_key(n % 6, n >= 6, Some(key))

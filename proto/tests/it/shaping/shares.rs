@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use knothole_proto::quota::SharedBucket;
-use knothole_proto::rendezvous::{LaneId, Offered, RelayConfig, Unit};
+use knothole_proto::rendezvous::{LaneId, Offered, RelayConfig, SendingKey, Unit};
 
 use super::super::support::{epoch, ms};
-use super::{Fate, Flow, MBIT, Relay, after};
+use super::{Fate, Flow, MBIT, Relay, after, key};
 
 /// Each of these flows sends batches of its size and always more than fits. Bytes of each after so many seconds,
 /// without those of the first second.
@@ -122,26 +121,87 @@ fn what_one_does_not_use_the_others_get() {
 #[test]
 fn the_limit_of_a_key_binds_all_its_channels_and_costs_nobody_else() {
     let config = RelayConfig::new(1_000 * MBIT).with_per_key(16 * MBIT);
-    let key = || Some(Arc::new(SharedBucket::new(epoch())));
-    let flows = |one: Option<Arc<SharedBucket>>, other| {
+    let flows = |one: Option<Arc<SendingKey>>, other| {
         [
             (Flow::of_key(1, false, one.clone()), 1_200),
             (Flow::of_key(2, false, one), 12_000),
             (Flow::of_key(3, true, other), 12_000),
         ]
     };
-    let bytes = greedy(config, &flows(key(), key()), 4);
+    let bytes = greedy(config, &flows(Some(key(1)), Some(key(2))), 4);
     let limit = (16 * MBIT / 8 * 3) as f64;
     assert_about(bytes[0] + bytes[1], limit, 0.05, "two channels of one key");
     assert_about(bytes[2], limit, 0.05, "another key");
 
-    let flows = flows(key(), key());
+    let flows = flows(Some(key(1)), Some(key(2)));
     let mut relay = Relay::new(config);
     while relay.send(&flows[0].0, 1_200, 0) == Fate::Passed {}
     assert!(
         (0..1_000).all(|_| relay.send(&flows[2].0, 200, 0) == Fate::Passed),
         "a key that waits for its own limit does not make others wait"
     );
+}
+
+#[test]
+fn channels_of_one_key_share_its_limit_alike_whatever_the_size_of_their_batches() {
+    let config = RelayConfig::new(1_000 * MBIT).with_per_key(16 * MBIT);
+    let key = key(1);
+    let sizes = [1_200, 1_200, 12_000, 20_000];
+    let flows: Vec<_> = (0..)
+        .zip(sizes)
+        .map(|(n, size)| (Flow::of_key(n, n % 2 == 0, Some(key.clone())), size))
+        .collect();
+    let bytes = greedy(config, &flows, 9);
+    for (size, bytes) in sizes.iter().zip(&bytes) {
+        let share = (16 * MBIT / 8 * 8 / 4) as f64;
+        assert_about(*bytes, share, 0.1, &format!("in {size} bytes, of {bytes:?}"));
+    }
+}
+
+#[test]
+fn what_waits_for_the_total_is_not_overtaken_by_what_is_smaller() {
+    let config = RelayConfig::new(100 * MBIT).with_per_key(50 * MBIT);
+    let mut relay = Relay::new(config);
+    let of_own_key = |n: u8| Flow::of_key(n.into(), false, Some(key(n)));
+    let (large, small) = (of_own_key(100), (0..20).map(of_own_key).collect::<Vec<_>>());
+    // First it waits for its key. By the time that this one has enough, others have used up the total, and take what
+    // comes back at once.
+    let mut spent = 0;
+    while relay.send(&large, 60_000, 0) == Fate::Passed {
+        spent += 60_000;
+    }
+    let mut senders = small.iter().cycle();
+    for _ in 0..(config.total.burst - spent) / 1_000 {
+        assert_eq!(relay.send(senders.next().unwrap(), 1_000, 1), Fate::Passed);
+    }
+    let mut left = None;
+    for step in 1..=500 {
+        relay.run_until(after(step * 80), &mut |release, now| {
+            if release.payload == 0 {
+                left = Some(now);
+            }
+        });
+        relay.send(senders.next().unwrap(), 1_000, 1);
+    }
+    let left = left.expect("it leaves");
+    // 8 ms for its key, 5 ms for the total.
+    assert!(left <= after(20_000), "{:?}", left - epoch());
+}
+
+#[test]
+fn a_key_with_many_channels_takes_no_memory_that_it_cannot_use() {
+    let config = RelayConfig::new(1_000 * MBIT).with_per_key(16 * MBIT);
+    let mut relay = Relay::new(config);
+    let key = key(1);
+    for channel in 0..256 {
+        let flow = Flow::of_key(channel, false, Some(key.clone()));
+        for _ in 0..200 {
+            relay.send(&flow, 60_000, 0);
+        }
+    }
+    let held = relay.queue.stats().held_bytes;
+    // In half a second, after which what waits is dropped, 1 MB of it could leave.
+    assert!(held <= 1 << 20, "{held}");
 }
 
 #[test]
@@ -230,4 +290,36 @@ fn a_channel_that_is_closed_takes_what_waits_along() {
     assert!(relay.poll().is_none());
     let stats = relay.queue.stats();
     assert_eq!((stats.lanes, stats.held_bytes, stats.dropped_batches), (0, 0, 1));
+}
+
+#[test]
+fn every_drop_and_every_mark_is_counted_under_its_reason() {
+    for can_be_marked in [true, false] {
+        // 1 MB/s: a lane holds 256 KiB, a fourth of a second.
+        let mut relay = Relay::new(RelayConfig::new(8 * MBIT));
+        let flow = Flow::new(1, false);
+        let mut refused = 0;
+        for step in 0..700 {
+            for _ in 0..2 {
+                refused += u64::from(relay.send_marked(&flow, 1_000, 0, can_be_marked) == Fate::Dropped);
+            }
+            relay.run_until(after((step + 1) * 1_000), &mut |_, _| {});
+        }
+        let early = relay.queue.stats();
+        assert_eq!((early.overflow_bytes, early.stale_bytes), (refused * 1_000, 0));
+        let signals = if can_be_marked {
+            early.marked_batches
+        } else {
+            early.signal_bytes / 1_000
+        };
+        assert!((1..100).contains(&signals), "{early:?}");
+        assert_eq!(early.dropped_bytes(), early.dropped_batches * 1_000);
+        // Nobody looks for a while.
+        relay.now = after(2_000_000);
+        while relay.poll().is_some() {}
+        let late = relay.queue.stats();
+        assert_eq!(late.stale_bytes, early.held_bytes, "{late:?}");
+        assert_eq!(late.dropped_bytes(), late.dropped_batches * 1_000);
+        assert_eq!((late.lanes, late.held_bytes), (0, 0));
+    }
 }
