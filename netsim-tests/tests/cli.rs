@@ -7,6 +7,7 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::{World, done_of, event_of, fails, noise, stderr, stdout};
@@ -200,6 +201,40 @@ fn who_cannot_be_reached_is_exit_code_5_and_the_reason_differs() {
     fails(&desk.run(&["ping", "third"]), 5, &["not paired"]);
     let file = world.file("x", b"x");
     fails(&desk.run(&["send", &file, "--to", "nas"]), 5, &["nas"]);
+}
+
+#[test]
+fn a_machine_that_is_away_for_a_moment_is_waited_for_and_one_that_is_unknown_is_not() {
+    const WAITING: &str = "waiting for it";
+    let mut world = World::start();
+    let (desk, nas) = world.pair();
+    let file = world.file("f", &noise(1_000));
+    let send = ["send", &file, "--to", "nas", "--relay", "never", "--json"];
+    // It is just being started.
+    let mut sends = desk.spawn(&send);
+    sends.wait_until_said(WAITING);
+    let mut up = nas.up(&["--inbox", &world.path("in")]);
+    sends.wait_for("done");
+    assert_eq!(sends.finish(), 0);
+    // Its server was restarted, and it is not back yet.
+    world.stop_server();
+    up.wait_for("server-lost");
+    world.start_server_again();
+    let mut sends = desk.spawn(&send);
+    sends.wait_for("done");
+    assert_eq!(sends.finish(), 0);
+    drop(up);
+    // As long as the command may take, and no longer.
+    let begun = Instant::now();
+    fails(
+        &desk.run(&["ping", "nas", "--timeout", "3s"]),
+        5,
+        &[WAITING, "offline"],
+    );
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    let unknown = desk.run(&["ping", "nobody"]);
+    fails(&unknown, 5, &["no paired machine is called nobody"]);
+    assert!(!stderr(&unknown).contains(WAITING), "{}", stderr(&unknown));
 }
 
 #[test]

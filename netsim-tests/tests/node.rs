@@ -1,6 +1,9 @@
 //! Nodes and a server on loopback: the whole product in one process, on real sockets.
 #![allow(clippy::unwrap_used)] // also in the helpers, which clippy does not take for tests
 
+#[path = "node/limits.rs"]
+mod limits;
+
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -407,18 +410,24 @@ struct World {
 
 impl World {
     async fn start() -> Self {
-        Self::at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await
+        Self::start_with(|_| {}).await
     }
 
     async fn at(listen: SocketAddr) -> Self {
+        Self::start_with(|config| config.listen = vec![listen]).await
+    }
+
+    /// With something changed at the server.
+    async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let config = Config {
-            listen: vec![listen],
+        let mut config = Config {
+            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))],
             data: Some(PathBuf::from(data.path())),
             relay_total_bits: 20_000_000_000,
             allow_loopback: true,
             ..Config::default()
         };
+        change(&mut config);
         let server = Server::start(config.clone()).await.unwrap();
         let bob_identity = Identity::generate().unwrap();
         Self {

@@ -222,6 +222,53 @@ fn one_command_sends_to_several_machines() {
 }
 
 #[test]
+fn of_several_receivers_each_is_told_apart_until_the_last_has_ended() {
+    let world = World::start();
+    let (desk, nas) = world.pair();
+    let (lap, off) = (world.machine("lap"), world.machine("off"));
+    world.introduce(&desk, "desk", &lap, "lap");
+    world.introduce(&desk, "desk", &off, "off");
+    let _nas = nas.up(&["--inbox", &world.path("nas-in")]);
+    let slow = world.path("lap-in");
+    let mut slow = lap.spawn(&["recv", "-o", &slow, "--yes", "--limit", "1MB/s", "--json"]);
+    slow.wait_for("registered");
+    let file = world.file("f", &noise(3_000_000));
+    let args = ["send", &file, "--to", "nas", "--to", "lap", "--to", "off"];
+    let sent = desk.run(&[&args[..], &["--json"]].concat());
+    fails(&sent, 5, &["1 of 3 machines", "off: ", "offline"]);
+    let text = stdout(&sent);
+    let events: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    for event in &events {
+        assert!(event["event"] == "error" || event["peer"].is_string(), "{event}");
+    }
+    let of = |kind: &'static str, peer: &'static str| {
+        let is = move |event: &Value| event["event"] == kind && event["peer"] == peer;
+        events.iter().position(is).zip(events.iter().rposition(is))
+    };
+    let (failed, _) = of("failed", "off").unwrap();
+    assert_eq!(events[failed]["code"], 5);
+    assert!(of("done", "off").is_none() && of("failed", "nas").is_none());
+    let ended = of("done", "nas").unwrap().0;
+    let (_, last) = of("transfer", "lap").unwrap();
+    assert!(
+        last > ended,
+        "the slower one is told of after the end of the other: {text}"
+    );
+    assert!(of("done", "lap").unwrap().0 > last);
+
+    let again = desk.run(&["send", &file, "--to", "nas", "--to", "off"]);
+    fails(&again, 5, &["1 of 2 machines", "off: "]);
+    assert!(
+        stdout(&again).starts_with("sent f to nas: "),
+        "{}",
+        stdout(&again)
+    );
+}
+
+#[test]
 fn what_comes_from_a_pipe_goes_into_a_pipe() {
     let world = World::start();
     let (desk, nas) = world.pair();

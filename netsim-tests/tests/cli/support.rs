@@ -286,6 +286,15 @@ impl Running {
         self.seen.iter().rfind(|event| event["event"] == "error").unwrap()
     }
 
+    /// Wait until it says so on stderr.
+    pub(crate) fn wait_until_said(&self, what: &str) {
+        let deadline = Instant::now() + SOON;
+        while !self.talk().contains(what) {
+            assert!(Instant::now() < deadline, "{what:?} is not in {}", self.talk());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// What it said on stderr so far.
     pub(crate) fn talk(&self) -> String {
         fs::read_to_string(&self.log).unwrap()

@@ -8,6 +8,7 @@ use std::time::Duration;
 use knothole_proto::id::{Name, PeerId};
 use knothole_proto::wire::Refusal;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::{Instant, sleep};
 
 use super::args::{Global, Guess};
 use super::failure::{Failure, code};
@@ -18,12 +19,20 @@ use super::signals::Stop;
 use crate::book::{AddressBook, Contact, ResolveError};
 use crate::home::Home;
 use crate::identity::Identity;
-use crate::node::{ConnectOptions, Node, NodeConfig, NodeEvent, StartError};
+use crate::node::{ConnectError, ConnectOptions, Node, NodeConfig, NodeEvent, StartError};
 use crate::server_url::ServerUrl;
 use crate::session::Connection;
 
 /// How long a connection is waited for unless told otherwise: as long as a person waits before thinking it broken.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a machine is waited for that the server knows and that is not there: one that lost the server, or whose server
+/// was restarted, is back within five seconds, or some more if it is busy, and one that was just paired says so within a
+/// second. Longer keeps those waiting whose machine is off.
+const ABSENCE_PATIENCE: Duration = Duration::from_secs(8);
+
+/// How long between two questions after it. The server answers five a second.
+const ABSENCE_RETRY: Duration = Duration::from_millis(500);
 
 /// Longest secret that is read from stdin or a file, in bytes: a server's line is about 200.
 const SECRET_LEN_MAX: u64 = 4096;
@@ -186,23 +195,19 @@ impl Context {
         }
     }
 
-    /// Connect, and show the path whenever it changes, until the guard is dropped.
+    /// Connect, and show the path whenever it changes, until the guard is dropped. A machine that is away for a moment is
+    /// waited for.
     pub(super) async fn connect(
         &self,
         node: &Node,
         contact: &Contact,
     ) -> Result<(Connection, PathTeller), Failure> {
-        let timeout = self.timeout();
-        let options = ConnectOptions {
-            policy: self.global.relay.policy(),
-            timeout,
-        };
         let petname = contact.petname.as_str();
         let short = contact.id.short();
         self.output
             .talk(format_args!("connecting to {petname} ({short}) ..."));
         let connection = tokio::select! {
-            connected = node.connect(contact.id, options) => connected.map_err(|error| {
+            connected = self.connect_in_time(node, contact) => connected.map_err(|error| {
                 let mut failure = Failure::from(error);
                 failure.message = format!("{petname}: {}", failure.message);
                 failure
@@ -211,6 +216,33 @@ impl Context {
         };
         let teller = PathTeller::start(&connection, petname, &self.output);
         Ok((connection, teller))
+    }
+
+    async fn connect_in_time(&self, node: &Node, contact: &Contact) -> Result<Connection, ConnectError> {
+        let begun = Instant::now();
+        let (give_up, absence) = (
+            begun + self.timeout(),
+            begun + ABSENCE_PATIENCE.min(self.timeout()),
+        );
+        let mut told = false;
+        loop {
+            let options = ConnectOptions {
+                policy: self.global.relay.policy(),
+                timeout: give_up.saturating_duration_since(Instant::now()),
+            };
+            match node.connect(contact.id, options).await {
+                Err(error) if is_absence(&error) && Instant::now() + ABSENCE_RETRY < absence => {
+                    if !std::mem::replace(&mut told, true) {
+                        self.output.talk(format_args!(
+                            "{}: {error}; waiting for it for a few seconds",
+                            contact.petname.as_str()
+                        ));
+                    }
+                    sleep(ABSENCE_RETRY).await;
+                }
+                connected => return connected,
+            }
+        }
     }
 
     /// `--timeout`, or what is usual.
@@ -247,6 +279,14 @@ impl Context {
         self.output
             .talk(format_args!("NAT             {}", nat_words(registered.nat)));
     }
+}
+
+/// May the next moment show the contrary? The machine, or this one, may be on its way back to the server.
+fn is_absence(error: &ConnectError) -> bool {
+    matches!(
+        error,
+        ConnectError::Offline | ConnectError::PeerGone | ConnectError::ServerLost
+    )
 }
 
 /// Shows each change of a connection's path, until dropped.

@@ -12,6 +12,7 @@ mod odds;
 mod output;
 mod pair;
 mod ping;
+mod progress;
 mod recv;
 mod run;
 mod send;

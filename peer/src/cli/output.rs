@@ -1,16 +1,14 @@
-//! Everything that is printed: facts on stdout, talk on stderr, a progress bar if somebody looks at it.
+//! Everything that is printed: facts on stdout, talk on stderr, lines that show progress if somebody looks at them.
 //!
 //! Facts are lines for people, or JSON Lines with `"schema":1`, `"event"` and `"at_ms"`. A closed pipe is no failure:
 //! whoever closed it has read enough. Remote text must be escaped before it comes here.
 
-use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar};
 use knothole_proto::connector::{Effort, Nat};
 use knothole_proto::path::{Path, Why};
 use knothole_proto::punch::Plan;
@@ -22,58 +20,32 @@ use crate::node::Registered;
 /// Version of the layout of events.
 const SCHEMA: u32 = 1;
 
-/// Shortest time between two `transfer` events; a script wants to see progress, not to be busy with it.
-const TRANSFER_EVERY: Duration = Duration::from_millis(500);
-
 /// Where a command's words go.
 pub(super) struct Output {
     json: bool,
     quiet: bool,
     started: Instant,
-    progress: Mutex<Progress>,
-}
-
-/// What is being shown of transfers.
-#[derive(Default)]
-struct Progress {
-    bar: Option<ProgressBar>,
-    /// By the machine at the other side.
-    transfers: BTreeMap<String, Tracked>,
-}
-
-/// One of them.
-struct Tracked {
-    name: String,
-    /// When it was last told how far it is, and how far that was.
-    seen: (Instant, u64),
-    rate: Option<u64>,
-}
-
-impl Tracked {
-    /// Bytes a second of late, if it is time to tell them.
-    fn look(&mut self, bytes: u64, now: Instant) -> Option<u64> {
-        let (then, before) = self.seen;
-        let took = now.duration_since(then);
-        // The first is told at once: a script sees that it has begun.
-        if took < TRANSFER_EVERY && self.rate.is_some() {
-            return None;
-        }
-        let late = rate(bytes.saturating_sub(before), took);
-        // Half of what was: a rate that jumps makes a time left that nobody believes.
-        let smooth = self.rate.map_or(late, |rate| rate / 2 + late / 2);
-        self.seen = (now, bytes);
-        self.rate = Some(smooth);
-        Some(smooth)
-    }
+    /// Below everything else, if somebody looks.
+    lines: Option<MultiProgress>,
 }
 
 impl Output {
     pub(super) fn new(json: bool, quiet: bool) -> Self {
+        let looks = !json && !quiet && std::io::stderr().is_terminal();
         Self {
             json,
             quiet,
             started: Instant::now(),
-            progress: Mutex::default(),
+            lines: looks.then(MultiProgress::new),
+        }
+    }
+
+    /// For somebody who looks at these lines.
+    #[cfg(test)]
+    pub(super) fn on(lines: MultiProgress) -> Self {
+        Self {
+            lines: Some(lines),
+            ..Self::new(false, false)
         }
     }
 
@@ -85,7 +57,7 @@ impl Output {
     /// A line about what is going on, for people.
     pub(super) fn talk(&self, line: impl Display) {
         if !self.quiet {
-            self.beside_the_bar(|| {
+            self.beside_the_lines(|| {
                 let _ = writeln!(std::io::stderr(), "{line}");
             });
         }
@@ -94,7 +66,7 @@ impl Output {
     /// A line that answers what was asked, for people; programs get [`Output::event`].
     pub(super) fn fact(&self, line: impl Display) {
         if !self.json {
-            self.beside_the_bar(|| {
+            self.beside_the_lines(|| {
                 let _ = writeln!(std::io::stdout(), "{line}");
             });
         }
@@ -119,92 +91,44 @@ impl Output {
 
     /// Say why the command failed, and the exit code for it.
     pub(super) fn failure(&self, failure: &Failure) -> ExitCode {
-        self.end_progress();
         let Failure { code, message, hint } = failure;
         self.event("error", json!({ "code": code, "message": message, "hint": hint }));
-        let _ = writeln!(std::io::stderr(), "knothole: {message}");
-        if !hint.is_empty() {
-            let _ = writeln!(std::io::stderr(), "  try: {hint}");
-        }
+        self.beside_the_lines(|| {
+            let _ = writeln!(std::io::stderr(), "knothole: {message}");
+            if !hint.is_empty() {
+                let _ = writeln!(std::io::stderr(), "  try: {hint}");
+            }
+        });
         ExitCode::from(*code)
     }
 
     /// A question to whoever sits at the terminal, without a line end.
     pub(super) fn ask(&self, question: impl Display) {
-        self.beside_the_bar(|| {
+        self.beside_the_lines(|| {
             let _ = write!(std::io::stderr(), "{question} [y/n] ");
             let _ = std::io::stderr().flush();
         });
     }
 
-    /// A transfer of that name begins; so much of it is there.
-    pub(super) fn begin_progress(&self, name: &str, peer: &str, total: u64, resumed: u64, bar: bool) {
-        let mut progress = self.progress();
-        let tracked = Tracked {
-            name: name.to_owned(),
-            seen: (Instant::now(), resumed),
-            rate: None,
-        };
-        progress.transfers.insert(peer.to_owned(), tracked);
-        if !bar || self.json || self.quiet || !std::io::stderr().is_terminal() {
-            return;
-        }
-        let template = "{bytes:>10} of {total_bytes}  [{bar:24}]  {bytes_per_sec}  {eta} left  {msg}";
-        let ascii = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars(if ascii { "=> " } else { "━╸─" }));
-        }
-        // The rate is that of bytes that move now.
-        bar.set_position(resumed);
-        bar.reset_eta();
-        progress.bar = Some(bar);
+    /// A line below all others, if somebody looks.
+    pub(super) fn add_line(&self, line: impl FnOnce() -> ProgressBar) -> Option<ProgressBar> {
+        self.lines.as_ref().map(|lines| lines.add(line()))
     }
 
-    /// It came so far, on this path.
-    pub(super) fn progress_to(&self, peer: &str, bytes: u64, total: u64, path: &Path) {
-        let mut progress = self.progress();
-        if let Some(bar) = &progress.bar {
-            bar.set_message(path_words(path));
-            bar.set_position(bytes);
-        }
-        let Some(tracked) = progress.transfers.get_mut(peer).filter(|_| self.json) else {
-            return;
-        };
-        let Some(rate) = tracked.look(bytes, Instant::now()) else {
-            return;
-        };
-        let name = tracked.name.clone();
-        drop(progress);
-        let left_s = (rate > 0).then(|| total.saturating_sub(bytes).div_ceil(rate));
-        self.event(
-            "transfer",
-            json!({
-                "name": name, "peer": peer, "bytes": bytes, "total": total, "rate": rate, "left_s": left_s,
-                "path": path_fields(path),
-            }),
-        );
-    }
-
-    /// It is over.
-    pub(super) fn end_progress(&self) {
-        let progress = std::mem::take(&mut *self.progress());
-        if let Some(bar) = progress.bar {
-            bar.finish_and_clear();
+    /// That one is over.
+    pub(super) fn remove_line(&self, line: &ProgressBar) {
+        line.finish_and_clear();
+        if let Some(lines) = &self.lines {
+            lines.remove(line);
         }
     }
 
-    fn beside_the_bar(&self, print: impl FnOnce()) {
-        let bar = self.progress().bar.clone();
-        match bar {
-            Some(bar) => bar.suspend(print),
+    /// Print something above the lines that show progress.
+    pub(super) fn beside_the_lines(&self, print: impl FnOnce()) {
+        match &self.lines {
+            Some(lines) => lines.suspend(print),
             None => print(),
         }
-    }
-
-    fn progress(&self) -> MutexGuard<'_, Progress> {
-        // A panic while printing leaves nothing half done that matters.
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::Instant;
 
@@ -113,7 +114,8 @@ async fn spool_stdin(args: &SendArgs) -> Result<Option<(tempfile::TempDir, PathB
     }
 }
 
-/// To all receivers at once; the first failure, if there is one, is that of the command.
+/// To all receivers at once. With several of them each failure is told when it happens, and the command's has the code of
+/// the first.
 async fn send_to_all(
     context: &Context,
     args: &SendArgs,
@@ -121,32 +123,44 @@ async fn send_to_all(
     receivers: Vec<Contact>,
     sources: &Arc<Sources>,
 ) -> Result<(), Failure> {
-    let (node, alone) = (Arc::new(node), receivers.len() == 1);
+    let (node, count) = (Arc::new(node), receivers.len());
     let limit = args.limit.map(Limit::new);
+    let widest = receivers
+        .iter()
+        .map(|contact| contact.petname.as_str().len())
+        .max();
+    let width = widest.filter(|_| count > 1).unwrap_or(0);
     // Waiting for a path is bound to one thread.
     let (local, mut sends) = (LocalSet::new(), JoinSet::new());
     for contact in receivers {
+        let peer = contact.petname.as_str();
         let errand = Errand {
             context: context.clone(),
             node: Arc::clone(&node),
+            label: (count > 1).then(|| format!("{peer:width$}")),
             contact,
             sources: Arc::clone(sources),
             limit: limit.clone(),
-            alone,
             by_code: args.to.is_empty(),
         };
         sends.spawn_local_on(async move { errand.run().await }, &local);
     }
-    let mut first = Ok(());
+    let (mut first, mut failed) = (None, 0);
     while let Some(sent) = local.run_until(sends.join_next()).await {
         let sent = sent.unwrap_or_else(|error| Err(Failure::new(code::OTHER, error.to_string(), "")));
-        if let (Err(failure), false) = (&sent, alone) {
-            context.output.talk(&failure.message);
-        }
-        first = first.and(sent);
+        failed += usize::from(sent.is_err());
+        first = first.or(sent.err());
     }
     node.shutdown().await;
-    first
+    match first {
+        None => Ok(()),
+        Some(failure) if count > 1 => Err(Failure::new(
+            failure.code,
+            format!("{failed} of {count} machines did not get it"),
+            "the same command again; what is there does not go again",
+        )),
+        Some(failure) => Err(failure),
+    }
 }
 
 /// One receiver of a transfer.
@@ -156,14 +170,35 @@ struct Errand {
     contact: Contact,
     sources: Arc<Sources>,
     limit: Option<Limit>,
-    /// Is it the only one?
-    alone: bool,
+    /// What its lines begin with if it is one of several.
+    label: Option<String>,
     /// Does it know this machine by a code only?
     by_code: bool,
 }
 
 impl Errand {
+    /// To the end. Where others go on, how it ended is told now.
     async fn run(&self) -> Result<(), Failure> {
+        let sent = self.deliver().await;
+        if let (Err(failure), Some(_)) = (&sent, &self.label) {
+            let (output, peer) = (&self.context.output, self.contact.petname.as_str());
+            let Failure { code, message, hint } = failure;
+            // What kept it from being reached begins with its name already.
+            let named = message.starts_with(&format!("{peer}: "));
+            let whose = if named { String::new() } else { format!("{peer}: ") };
+            output.talk(format_args!("{whose}{message}"));
+            if !hint.is_empty() {
+                output.talk(format_args!("  try: {hint}"));
+            }
+            output.event(
+                "failed",
+                json!({ "peer": peer, "code": code, "message": message, "hint": hint }),
+            );
+        }
+        sent
+    }
+
+    async fn deliver(&self) -> Result<(), Failure> {
         let name = name_some(self.sources.manifest.roots().map(|entry| entry.name.as_str()));
         let patience = if self.by_code {
             ARRIVAL_PATIENCE
@@ -180,10 +215,10 @@ impl Errand {
                 Err(Stopped::Error(error @ SendError::Interrupted { .. })) => error,
                 sent => break sent,
             };
-            self.context.output.end_progress();
+            let peer = self.contact.petname.as_str();
             self.context
                 .output
-                .talk(format_args!("{broken}; trying to go on"));
+                .talk(format_args!("{peer}: {broken}; trying to go on"));
             drop(teller);
             match self.connect(RETURN_PATIENCE).await {
                 Ok(again) => (connection, teller) = again,
@@ -207,6 +242,7 @@ impl Errand {
             unreadable: self.sources.unreadable,
             hash: sent.hash,
             peer: self.contact.petname.as_str(),
+            of_several: self.label.is_some(),
             to_stdout: true,
         }
         .tell(&self.context.output)
@@ -234,7 +270,8 @@ impl Errand {
             name: name.to_owned(),
             peer: self.contact.petname.as_str().to_owned(),
             path: connection.path(),
-            alone: self.alone,
+            label: self.label.clone().unwrap_or_default(),
+            meter: OnceLock::new(),
         });
         let mut number = [0; 8];
         getrandom::fill(&mut number).map_err(|error| {

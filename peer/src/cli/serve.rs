@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use knothole_proto::id::PeerId;
@@ -245,7 +245,6 @@ impl Host {
             Ok(None) => Ended::Declined,
             Ok(Some(())) => Ended::Taken(Ok(())),
             Err(Unfinished::Replaced) => {
-                self.output.end_progress();
                 self.output
                     .talk(format_args!("from {peer}: the sender began anew"));
                 Ended::Replaced
@@ -253,7 +252,6 @@ impl Host {
             Err(Unfinished::Failure(failure)) => Ended::Taken(Err(failure)),
         };
         if let Ended::Taken(Err(Failure { message, .. })) = &end {
-            self.output.end_progress();
             self.output.talk(format_args!("from {peer}: {message}"));
         }
         // Nobody looks in a host that only serves on.
@@ -314,7 +312,9 @@ impl Host {
             name: name.clone(),
             peer: peer.to_owned(),
             path: connection.path(),
-            alone: true,
+            // Others may send at the same time.
+            label: peer.to_owned(),
+            meter: OnceLock::new(),
         });
         let terms = Terms {
             sender: *connection.peer().as_bytes(),
@@ -384,6 +384,7 @@ impl Host {
             unreadable: 0,
             hash: received.hash,
             peer,
+            of_several: false,
             to_stdout: !self.taking.to_stdout,
         }
         .tell(&self.output)

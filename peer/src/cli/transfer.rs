@@ -1,7 +1,8 @@
 //! What sending and receiving have in common on the screen.
 
+use std::fmt::Display;
 use std::path::Path as FilePath;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
@@ -11,6 +12,7 @@ use tokio::sync::watch;
 
 use super::failure::{Failure, code};
 use super::output::{Output, bit_rate, path_fields, path_words, rate, size};
+use super::progress::Meter;
 use crate::app::transfer::Outcome;
 use crate::app::{Event, Listener};
 use crate::session::PathState;
@@ -26,38 +28,49 @@ pub(super) struct Teller {
     pub(super) peer: String,
     /// Where the bytes go.
     pub(super) path: watch::Receiver<PathState>,
-    /// Is it the only transfer of this command? Several bars would overwrite each other.
-    pub(super) alone: bool,
+    /// What its line begins with, to tell it from those of others.
+    pub(super) label: String,
+    /// Since bytes move.
+    pub(super) meter: OnceLock<Meter>,
 }
 
 impl Listener for Teller {
     fn on(&self, event: Event) {
+        let (output, peer) = (&self.output, &self.peer);
         match event {
-            Event::Offered => self
-                .output
-                .talk(format_args!("offered to {}, which decides", self.peer)),
+            Event::Offered => output.talk(format_args!("offered to {peer}, which decides")),
             Event::Accepted { bytes, resumed } => {
-                let fields = json!({ "peer": self.peer, "bytes": bytes, "resumed_bytes": resumed });
-                self.output.event("accepted", fields);
+                let fields = json!({ "peer": peer, "bytes": bytes, "resumed_bytes": resumed });
+                output.event("accepted", fields);
                 if resumed > 0 {
                     let (there, all) = (size(resumed), size(bytes));
-                    self.output
-                        .talk(format_args!("going on: {there} of {all} are there"));
+                    self.talk(format_args!("going on: {there} of {all} are there"));
                 }
-                self.output
-                    .begin_progress(&self.name, &self.peer, bytes, resumed, self.alone);
+                self.meter
+                    .get_or_init(|| Meter::begin(output, &self.name, peer, &self.label, bytes, resumed));
             }
-            Event::Progress { bytes, total } => {
+            Event::Progress { bytes, .. } => {
                 let path = self.path.borrow().path;
-                self.output.progress_to(&self.peer, bytes, total, &path);
+                if let Some(meter) = self.meter.get() {
+                    meter.at(bytes, &path);
+                }
             }
             Event::File { path, outcome } => {
                 let shown = Untrusted(&path);
-                self.output
-                    .talk(format_args!("{shown}: {}", outcome_words(outcome)));
-                let fields = json!({ "path": path, "outcome": outcome_word(outcome) });
-                self.output.event("file", fields);
+                self.talk(format_args!("{shown}: {}", outcome_words(outcome)));
+                let fields = json!({ "peer": peer, "path": path, "outcome": outcome_word(outcome) });
+                output.event("file", fields);
             }
+        }
+    }
+}
+
+impl Teller {
+    /// Say something of this transfer, which may be one of several.
+    fn talk(&self, line: impl Display) {
+        match self.label.trim_end() {
+            "" => self.output.talk(line),
+            label => self.output.talk(format_args!("{label}: {line}")),
         }
     }
 }
@@ -88,6 +101,8 @@ pub(super) struct Done<'a> {
     pub(super) hash: Option<[u8; 32]>,
     /// Whose machine is at the other side.
     pub(super) peer: &'a str,
+    /// Is it one of several, which the last line must tell apart?
+    pub(super) of_several: bool,
     /// Does the last line go to stdout? Not if a file went there.
     pub(super) to_stdout: bool,
 }
@@ -95,7 +110,6 @@ pub(super) struct Done<'a> {
 impl Done<'_> {
     /// Say how it ended, and whether that is a failure.
     pub(super) fn tell(&self, output: &Output) -> Result<(), Failure> {
-        output.end_progress();
         let failure = self.failure();
         let verified = failure.is_none();
         let hash = self.hash.map(|hash| HEXLOWER.encode(&hash));
@@ -116,12 +130,17 @@ impl Done<'_> {
             Some(file) if self.verb == "received" => format!("\n  {}", Untrusted(file)),
             _ => String::new(),
         };
+        let whose = match (self.of_several, self.verb) {
+            (false, _) => String::new(),
+            (true, "received") => format!(" from {}", self.peer),
+            (true, _) => format!(" to {}", self.peer),
+        };
         let resumed = match self.resumed {
             0 => String::new(),
             resumed => format!(" ({} were there already)", size(resumed)),
         };
         let line = format!(
-            "{} {}: {}{resumed} in {:.1} s, {}, {}{check}{place}",
+            "{} {}{whose}: {}{resumed} in {:.1} s, {}, {}{check}{place}",
             self.verb,
             self.name,
             size(self.bytes),
@@ -227,6 +246,7 @@ mod tests {
             unreadable: 0,
             hash: None,
             peer: "nas",
+            of_several: false,
             to_stdout: true,
         };
         done.failure().map(|failure| failure.code)

@@ -424,16 +424,21 @@ fn full(fill: u8) -> Vec<u8> {
     [[0x40; 1].as_slice(), &[fill; 99]].concat().repeat(10)
 }
 
-#[tokio::test]
-async fn full_batches_wait_for_each_other_and_none_stays_behind() {
+/// A link with a direct route to a socket outside, and under which address it is sent to.
+fn direct_lab() -> (Lab, UdpSocket, SocketAddr) {
     let lab = lab();
-    let (peer, addr) = outside();
+    let (peer, remote) = outside();
     let route = Route::Direct {
         socket: SocketId::V4,
-        remote: addr,
+        remote,
     };
     lab.paths.set_route(LINK, route);
-    let to = super::super::paths::virtual_addr(LINK);
+    (lab, peer, super::super::paths::virtual_addr(LINK))
+}
+
+#[tokio::test]
+async fn full_batches_wait_for_each_other_and_none_stays_behind() {
+    let (lab, peer, to) = direct_lab();
     let (first, second) = (full(1), full(2));
     send(&lab, batch(to, &first, Some(100))).await;
     send(&lab, batch(to, &second, Some(100))).await;
@@ -449,14 +454,7 @@ async fn full_batches_wait_for_each_other_and_none_stays_behind() {
 
 #[tokio::test]
 async fn less_than_a_full_batch_takes_along_what_waits_and_the_order_stays() {
-    let lab = lab();
-    let (peer, addr) = outside();
-    let route = Route::Direct {
-        socket: SocketId::V4,
-        remote: addr,
-    };
-    lab.paths.set_route(LINK, route);
-    let to = super::super::paths::virtual_addr(LINK);
+    let (lab, peer, to) = direct_lab();
     let first = full(1);
     send(&lab, batch(to, &first, Some(100))).await;
     send(&lab, batch(to, &[0x40; 60], None)).await;
