@@ -8,6 +8,8 @@
     unreachable_pub
 )] // a test that panics has failed, and says so
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -16,19 +18,23 @@ use serde_json::Value;
 /// Bytes of the file: some chunks and a rest, over in a moment.
 const SIZE: u64 = 5_000_001;
 
-fn bench(scratch: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_knothole-netsim"))
-        .arg("bench")
-        .args(arguments)
-        .arg("--json")
-        .env("TMPDIR", scratch)
-        .stdin(Stdio::null())
-        .output()
-        .expect("it runs")
+fn bench(scratch: &Path, arguments: &[&str], path: Option<&Path>) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_knothole-netsim"));
+    command.arg("bench").args(arguments).arg("--json");
+    command.env("TMPDIR", scratch).stdin(Stdio::null());
+    if let Some(path) = path {
+        command.env("PATH", path);
+    }
+    command.output().expect("it runs")
 }
 
 /// Its events, or `None` where this machine has no lab (which is a failure in CI). Nothing may be left behind.
 fn events(arguments: &[&str]) -> Option<Vec<Value>> {
+    events_with(arguments, None)
+}
+
+/// The same with another `PATH`.
+fn events_with(arguments: &[&str], path: Option<&Path>) -> Option<Vec<Value>> {
     let scratch = tempfile::tempdir().expect("a temporary folder");
     let dir = scratch.path().to_string_lossy().into_owned();
     let is_comparison = !arguments.contains(&"congestion");
@@ -36,7 +42,7 @@ fn events(arguments: &[&str]) -> Option<Vec<Value>> {
     if is_comparison {
         all.extend(["--dir", &dir]);
     }
-    let output = bench(scratch.path(), &all);
+    let output = bench(scratch.path(), &all, path);
     let text = String::from_utf8_lossy(&output.stdout);
     if output.status.code() == Some(3) {
         assert!(
@@ -122,6 +128,124 @@ fn a_tiny_measurement_says_what_arrived_how_fast_and_at_what_price() {
 }
 
 #[test]
+fn whatever_else_is_installed_delivers_everything() {
+    let mut who = vec!["iperf3", "sendme", "sendme-folder", "wormhole", "wormhole-folder"];
+    // A user namespace does not let sshd change the user.
+    if rustix::process::geteuid().is_root() {
+        who.extend(["scp", "scp-folder", "rsync", "rsync-folder"]);
+    }
+    let (only, size) = (who.join(","), SIZE.to_string());
+    let arguments = ["--runs", "1", "--seconds", "1", "--files", "30", "--size", &size];
+    let Some(events) = events(&[&arguments[..], &["--only", &only]].concat()) else {
+        return;
+    };
+    let report = events.last().expect("a report");
+    for who in who {
+        let line = line(report, who);
+        if line["missing"] == true {
+            eprintln!("skipped: {who} lacks {}", line["lacks"]);
+            continue;
+        }
+        assert_eq!(line["error"], Value::Null, "{line}");
+        let bytes = &line["samples"][0]["bytes"];
+        match who {
+            "iperf3" => assert!(number(bytes) > 0.0, "{line}"),
+            _ if who.ends_with("-folder") => assert_eq!(*bytes, 30 * 4096),
+            _ => assert_eq!(*bytes, SIZE),
+        }
+        for end in ["sender", "receiver"] {
+            assert!(number(&line[end]["peak_kib"]) > 500.0, "{who} {end}: {line}");
+        }
+    }
+}
+
+/// A program of the test's own.
+fn script(folder: &Path, name: &str, lines: &str) {
+    let file = folder.join(name);
+    fs::write(&file, format!("#!/bin/sh\n{lines}\n")).expect("a script");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("its mode");
+}
+
+/// Are servers kept where everything else is? Then no `PATH` hides anything from the measurement.
+fn has_one_folder_for_all() -> bool {
+    let real = |folder: &str| fs::canonicalize(folder).ok();
+    real("/usr/sbin") == real("/usr/bin")
+}
+
+#[test]
+fn who_lacks_a_program_says_which_and_is_not_asked_again() {
+    if has_one_folder_for_all() {
+        eprintln!("skipped: /usr/sbin is /usr/bin");
+        return;
+    }
+    let bin = tempfile::tempdir().expect("a temporary folder");
+    script(bin.path(), "scp", "exit 0");
+    script(bin.path(), "wormhole", "exit 0");
+    script(bin.path(), "twist", "echo 'Error: Unknown command' >&2; exit 64");
+    let arguments = ["--only", "iperf3,scp,wormhole", "--runs", "2", "--size", "1000"];
+    let Some(events) = events_with(&arguments, Some(bin.path())) else {
+        return;
+    };
+    let report = events.last().expect("a report");
+    for (who, lacks) in [
+        ("iperf3", "iperf3"),
+        ("scp", "ssh"),
+        ("wormhole", "twist with magic-wormhole-mailbox-server"),
+    ] {
+        let line = line(report, who);
+        assert_eq!(
+            (&line["missing"], &line["lacks"]),
+            (&true.into(), &lacks.into()),
+            "{line}"
+        );
+    }
+    assert_eq!(events.len(), 4, "three turns and the report: {events:?}");
+}
+
+#[test]
+fn who_fails_says_why_and_who_delivers_nothing_fails_and_nothing_of_them_goes_on_running() {
+    let bin = tempfile::tempdir().expect("a temporary folder");
+    let note = bin.path().join("pid");
+    let offer = format!(
+        "[ $1 = receive ] && exit 0\necho $$ > {}\necho sendme receive {}\nexec /bin/sleep 100",
+        note.display(),
+        "blob".repeat(20)
+    );
+    script(bin.path(), "sendme", &offer);
+    script(bin.path(), "iperf3", "echo 'no such luck' >&2; exit 1");
+    let arguments = ["--only", "iperf3,sendme", "--runs", "1", "--size", "1000"];
+    let Some(events) = events_with(&arguments, Some(bin.path())) else {
+        return;
+    };
+    let report = events.last().expect("a report");
+    assert_eq!(line(report, "iperf3")["error"], "iperf3-server: no such luck");
+    let error = &line(report, "sendme")["error"];
+    assert_eq!(*error, "sendme: 0 of 1 files and 0 of 1000 bytes arrived");
+    let offering = fs::read_to_string(note).expect("it was started");
+    let command = fs::read(format!("/proc/{}/cmdline", offering.trim())).unwrap_or_default();
+    assert!(!command.starts_with(b"/bin/sleep"), "it still runs");
+}
+
+#[test]
+fn three_through_a_relay_that_is_the_narrowest_place_get_equal_shares_from_its_queue() {
+    let Some(events) = events(&["--shares", "--relay-mbit", "20"]) else {
+        return;
+    };
+    let [shares] = &events[..] else {
+        panic!("one event: {events:?}");
+    };
+    assert_eq!(
+        (&shares["event"], &shares["way"]),
+        (&"shares".into(), &"limited-relay".into())
+    );
+    // Headers and acknowledgements are part of the limit; a reader late by a moment may see a little more than it.
+    let total = number(&shares["total_gbit"]);
+    assert!(total > 0.01 && total < 0.022, "{shares}");
+    assert!(number(&shares["queued"]) > 0.3, "{shares}");
+    assert!(number(&shares["apart"]) < 0.2, "{shares}");
+}
+
+#[test]
 fn controllers_are_measured_in_their_steady_state_and_never_above_the_link() {
     let link = [
         "congestion",
@@ -155,7 +279,7 @@ fn controllers_are_measured_in_their_steady_state_and_never_above_the_link() {
 #[test]
 fn a_name_that_nobody_has_is_a_usage_error_that_names_the_known_ones() {
     let scratch = tempfile::tempdir().expect("a temporary folder");
-    let output = bench(scratch.path(), &["--only", "fastest"]);
+    let output = bench(scratch.path(), &["--only", "fastest"], None);
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("send-relay"));
 }

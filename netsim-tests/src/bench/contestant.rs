@@ -25,6 +25,8 @@ pub enum Contestant {
     Rsync,
     /// `sendme` of one file.
     Sendme,
+    /// `wormhole` of one file.
+    Wormhole,
     /// `knothole send` of a folder of small files on a direct path.
     Folder,
     /// `tar` of that folder through a plain QUIC stream into `tar`.
@@ -35,6 +37,8 @@ pub enum Contestant {
     RsyncFolder,
     /// `sendme` of that folder.
     SendmeFolder,
+    /// `wormhole` of that folder.
+    WormholeFolder,
 }
 
 /// What it carries.
@@ -50,7 +54,7 @@ pub enum Load {
 
 impl Contestant {
     /// All, in the order of the table and of a round.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Tcp,
         Self::Quic,
         Self::Iperf3,
@@ -61,11 +65,13 @@ impl Contestant {
         Self::Scp,
         Self::Rsync,
         Self::Sendme,
+        Self::Wormhole,
         Self::Folder,
         Self::Tar,
         Self::ScpFolder,
         Self::RsyncFolder,
         Self::SendmeFolder,
+        Self::WormholeFolder,
     ];
 
     /// The name on the command line and in JSON.
@@ -82,11 +88,13 @@ impl Contestant {
             Self::Scp => "scp",
             Self::Rsync => "rsync",
             Self::Sendme => "sendme",
+            Self::Wormhole => "wormhole",
             Self::Folder => "folder",
             Self::Tar => "tar",
             Self::ScpFolder => "scp-folder",
             Self::RsyncFolder => "rsync-folder",
             Self::SendmeFolder => "sendme-folder",
+            Self::WormholeFolder => "wormhole-folder",
         }
     }
 
@@ -101,10 +109,15 @@ impl Contestant {
     pub fn load(self) -> Load {
         match self {
             Self::Tcp | Self::Quic | Self::Iperf3 | Self::Speed | Self::SpeedRelay => Load::Stream,
-            Self::Send | Self::SendRelay | Self::Scp | Self::Rsync | Self::Sendme => Load::File,
-            Self::Folder | Self::Tar | Self::ScpFolder | Self::RsyncFolder | Self::SendmeFolder => {
-                Load::Folder
+            Self::Send | Self::SendRelay | Self::Scp | Self::Rsync | Self::Sendme | Self::Wormhole => {
+                Load::File
             }
+            Self::Folder
+            | Self::Tar
+            | Self::ScpFolder
+            | Self::RsyncFolder
+            | Self::SendmeFolder
+            | Self::WormholeFolder => Load::Folder,
         }
     }
 

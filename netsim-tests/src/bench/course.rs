@@ -15,7 +15,7 @@ use super::plain::{Ends, Plain};
 use super::rivals::{self, Field, RivalRun};
 use super::usage::Used;
 use super::yardstick::gbit;
-use super::{BenchError, temporary_in};
+use super::{BenchError, temporary_in, wormhole};
 use crate::demo::PathSeen;
 use crate::demo::meeting::{Cast, Meeting};
 use crate::fabric::NatEngine;
@@ -147,8 +147,8 @@ impl Sample {
 pub enum Outcome {
     /// It ran.
     Ran(Sample),
-    /// The program is not installed.
-    Missing,
+    /// This program is not installed: the contestant's own, or one that it needs.
+    Missing(&'static str),
     /// It failed; why, in one line.
     Failed(String),
 }
@@ -169,8 +169,8 @@ pub fn run(
         let mut fit = Vec::new();
         for contestant in who {
             let outcome = match course.turn(contestant) {
-                Ok(Some(sample)) => Outcome::Ran(sample),
-                Ok(None) => Outcome::Missing,
+                Ok(sample) => Outcome::Ran(sample),
+                Err(BenchError::Missing(program)) => Outcome::Missing(program),
                 Err(
                     error @ (BenchError::Lab(_)
                     | BenchError::Role(RoleError::Stopped | RoleError::Files { .. })),
@@ -182,7 +182,7 @@ pub fn run(
                 }
             };
             observe(contestant, round, &outcome);
-            if !matches!(outcome, Outcome::Missing) {
+            if !matches!(outcome, Outcome::Missing(_)) {
                 fit.push(contestant);
             }
         }
@@ -228,15 +228,16 @@ impl<'a> Course<'a> {
         })
     }
 
-    /// One run; `None` if the program is not installed.
-    fn turn(&self, contestant: Contestant) -> Result<Option<Sample>, BenchError> {
+    /// One run.
+    fn turn(&self, contestant: Contestant) -> Result<Sample, BenchError> {
         self.stop.check()?;
         self.ready(contestant)?;
         let sample = match contestant {
-            Contestant::Tcp | Contestant::Quic | Contestant::Tar => self.plain(contestant).map(Some),
-            Contestant::Iperf3 => rivals::iperf3(self.field()?, self.plan.time)
-                .map(|run| run.map(|run| self.sample(contestant, run))),
-            _ if contestant.is_own() => self.own(contestant).map(Some),
+            Contestant::Tcp | Contestant::Quic | Contestant::Tar => self.plain(contestant),
+            Contestant::Iperf3 => {
+                rivals::iperf3(self.field()?, self.plan.time).map(|run| self.sample(contestant, run))
+            }
+            _ if contestant.is_own() => self.own(contestant),
             _ => self.rival(contestant),
         };
         if contestant.load() != Load::Stream {
@@ -306,7 +307,7 @@ impl<'a> Course<'a> {
         }
     }
 
-    fn rival(&self, contestant: Contestant) -> Result<Option<Sample>, BenchError> {
+    fn rival(&self, contestant: Contestant) -> Result<Sample, BenchError> {
         let mut field = self.field()?;
         field.limit = self.limit(contestant);
         let what = match contestant.load() {
@@ -318,9 +319,12 @@ impl<'a> Course<'a> {
             Contestant::Rsync | Contestant::RsyncFolder => {
                 rivals::over_ssh(field, "rsync", what, &self.arrived)?
             }
+            Contestant::Wormhole | Contestant::WormholeFolder => {
+                wormhole::wormhole(field, what, &self.arrived)?
+            }
             _ => rivals::sendme(field, what, &self.arrived)?,
         };
-        Ok(run.map(|run| self.sample(contestant, run)))
+        Ok(self.sample(contestant, run))
     }
 
     fn sample(&self, contestant: Contestant, run: RivalRun) -> Sample {
@@ -328,21 +332,21 @@ impl<'a> Course<'a> {
             Load::Folder => self.cargo.folder_bytes(),
             Load::File | Load::Stream => self.cargo.size,
         };
-        Sample::new(run.bytes.unwrap_or(bytes), run.seconds, run.sender, run.receiver)
+        Sample {
+            server: run.server,
+            ..Sample::new(run.bytes.unwrap_or(bytes), run.seconds, run.sender, run.receiver)
+        }
     }
 
     /// Is everything there? Whoever loses files is no contestant.
-    fn whole(&self, contestant: Contestant, sample: Option<Sample>) -> Result<Option<Sample>, BenchError> {
-        let Some(sample) = sample else {
-            return Ok(None);
-        };
+    fn whole(&self, contestant: Contestant, sample: Sample) -> Result<Sample, BenchError> {
         let expected = match contestant.load() {
             Load::Folder => (u64::from(self.cargo.files), self.cargo.folder_bytes()),
             Load::File | Load::Stream => (1, self.cargo.size),
         };
         let found = load::count(&self.arrived).map_err(|source| BenchError::files("what arrived", source))?;
         if found == expected {
-            return Ok(Some(sample));
+            return Ok(sample);
         }
         let ((files, bytes), (all, all_bytes)) = (found, expected);
         Err(BenchError::Rival(format!(
@@ -356,6 +360,7 @@ impl<'a> Course<'a> {
         Ok(Field {
             from: lab.host("a")?,
             to: lab.host("b")?,
+            server: lab.host("server")?,
             dir: self.dir.path(),
             stop: self.stop,
             limit: self.plan.time + GRACE,

@@ -24,11 +24,18 @@ const SHOWN: usize = 160;
 /// Where installations put servers that are not for everybody's `PATH`.
 const SYSTEM_FOLDERS: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
 
-/// Where a program is, if it is installed.
-pub(super) fn installed(program: &str) -> Option<PathBuf> {
+/// Where a program is; [`BenchError::Missing`] if it is not installed.
+pub(super) fn needed(program: &'static str) -> Result<PathBuf, BenchError> {
+    let found = installed(program).into_iter().next();
+    found.ok_or(BenchError::Missing(program))
+}
+
+/// Everywhere that a program is, in the order in which a shell would look.
+pub(super) fn installed(program: &str) -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut folders = std::env::split_paths(&path).chain(SYSTEM_FOLDERS.map(PathBuf::from));
-    folders.find_map(|folder| Some(folder.join(program)).filter(|file| file.is_file()))
+    let folders = std::env::split_paths(&path).chain(SYSTEM_FOLDERS.map(PathBuf::from));
+    let files = folders.map(|folder| folder.join(program));
+    files.filter(|file| file.is_file()).collect()
 }
 
 /// A running program.
@@ -77,6 +84,11 @@ impl Job {
         })
     }
 
+    /// Its process.
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it has said so far.
     pub(super) fn said(&self) -> String {
         fs::read_to_string(&self.out).unwrap_or_default()
@@ -102,6 +114,29 @@ impl Job {
             }
             std::thread::park_timeout(LOOK);
         }
+    }
+
+    /// Waits until this one or the other has ended, well or not. Who waits for one of two that talk to each other waits long if
+    /// the other has failed.
+    pub(super) fn until_either_ended(
+        &self,
+        other: &Self,
+        limit: Duration,
+        stop: &Stop,
+    ) -> Result<(), BenchError> {
+        while !has_ended(self.id()) && !has_ended(other.id()) {
+            stop.check()?;
+            if self.begun.elapsed() > limit {
+                return Err(self.complaint("not done in time"));
+            }
+            std::thread::park_timeout(LOOK);
+        }
+        Ok(())
+    }
+
+    /// Has it ended?
+    pub(super) fn has_ended(&self) -> bool {
+        has_ended(self.id())
     }
 
     /// Waits until it has ended by itself, and well.
@@ -160,16 +195,13 @@ impl Job {
             .unwrap_or_default()
     }
 
-    /// Why it is of no use: the first line of its own complaint, or this.
+    /// Why it is of no use, in its own words if it has any.
     fn complaint(&self, otherwise: &str) -> BenchError {
         let err = fs::read_to_string(&self.err).unwrap_or_default();
         let out = self.said();
-        let line = err
-            .lines()
-            .chain(out.lines())
-            .map(str::trim)
-            .find(|line| !line.is_empty());
-        let words = line.unwrap_or(otherwise);
+        let words = complaint_of(&err)
+            .or_else(|| complaint_of(&out))
+            .unwrap_or(otherwise);
         // A terminal must not obey what a program says.
         let clean = words
             .chars()
@@ -187,5 +219,33 @@ impl Drop for Job {
         }
         // Somebody has to, or it stays as a zombie.
         let _ = self.child.wait();
+    }
+}
+
+/// The line of a program's talk that says what is wrong: one that begins with a word for that, or the first.
+fn complaint_of(said: &str) -> Option<&str> {
+    let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty());
+    let is_error = |line: &&str| {
+        let first = line.split_whitespace().next().unwrap_or_default();
+        first.to_ascii_lowercase().ends_with("error:")
+    };
+    lines().find(is_error).or_else(|| lines().next())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_complaint_is_the_line_that_says_what_is_wrong() {
+        let talk = "\nSending 9 Bytes file named 'x'\nTransferError: no connection\nbye\n";
+        assert_eq!(complaint_of(talk), Some("TransferError: no connection"));
+        let ssh = "ssh: connect to host 5.5.5.5 port 22: Connection refused\nrsync error: unexplained error (code 255)\n";
+        assert_eq!(
+            complaint_of(ssh),
+            Some("ssh: connect to host 5.5.5.5 port 22: Connection refused"),
+            "the cause comes first"
+        );
+        assert_eq!(complaint_of(" \n"), None);
     }
 }

@@ -1,7 +1,7 @@
 //! How fast: the real programs and everybody else's, one after the other through the same lab.
 //!
-//! [`run`] lets the [`Contestant`]s of a [`Plan`] take turns, and sums up; [`shares()`] has three transfers at once through one
-//! relay; [`congestion()`] compares congestion controllers. Prints nothing and judges nothing.
+//! [`run`] lets the [`Contestant`]s of a [`Plan`] take turns, and sums up; [`shares()`] has three transfers at once, mostly
+//! through one relay; [`congestion()`] compares congestion controllers. Prints nothing and judges nothing.
 
 mod congestion;
 mod contestant;
@@ -16,6 +16,7 @@ mod shares;
 mod stats;
 mod summary;
 mod usage;
+mod wormhole;
 pub mod yardstick;
 
 use std::io;
@@ -30,7 +31,7 @@ pub use congestion::{CongestionPlan, CongestionRow, CongestionRun, Queue, Weathe
 pub use contestant::{Contestant, Load};
 pub use course::{Outcome, Plan, Road, Sample, run};
 pub use load::SMALL;
-pub use shares::{Shares, shares};
+pub use shares::{Shares, Way, shares};
 pub use stats::{Spread, ratio};
 pub use summary::{Cost, Line, Report, sum_up};
 pub use usage::Used;
@@ -48,6 +49,9 @@ pub enum BenchError {
     /// A program that is compared with.
     #[error("{0}")]
     Rival(String),
+    /// It, or one that it needs, is not installed.
+    #[error("not installed: {0}")]
+    Missing(&'static str),
 }
 
 impl From<DemoError> for BenchError {

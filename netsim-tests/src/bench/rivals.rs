@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::BenchError;
-use super::job::{Ended, Job, installed};
+use super::job::{Ended, Job, needed};
 use super::usage::Used;
 use crate::fabric::HostHandle;
 use crate::role::Stop;
@@ -23,22 +23,30 @@ const IPERF3: u16 = 5201;
 /// How long a server may take until it listens.
 const START: Duration = Duration::from_secs(10);
 
+/// States of a socket in `/proc/net/tcp`.
+pub(super) const LISTENING: &str = "0A";
+pub(super) const ESTABLISHED: &str = "01";
+
 /// A folder that `sshd` wants to find empty and root's.
 const SSHD_FOLDER: &str = "/run/sshd";
 
-/// What came of a rival's run: time, and what the two ends used.
+/// What came of a rival's run: time, and what everybody used.
 pub(super) struct RivalRun {
     pub(super) bytes: Option<u64>,
     pub(super) seconds: f64,
     pub(super) sender: Used,
     pub(super) receiver: Used,
+    /// Of those who meet at a server.
+    pub(super) server: Option<Used>,
 }
 
-/// The two hosts, and a folder for keys and logs.
+/// The hosts, and a folder for keys and logs.
 #[derive(Clone, Copy)]
 pub(super) struct Field<'a> {
     pub(super) from: HostHandle<'a>,
     pub(super) to: HostHandle<'a>,
+    /// Public, as the receiving one, and reached by both.
+    pub(super) server: HostHandle<'a>,
     pub(super) dir: &'a Path,
     pub(super) stop: &'a Stop,
     pub(super) limit: Duration,
@@ -47,14 +55,12 @@ pub(super) struct Field<'a> {
 /// `scp` or `rsync` to an `sshd` of the measurement's own.
 pub(super) fn over_ssh(
     field: Field<'_>,
-    program: &str,
+    program: &'static str,
     what: &Path,
     into: &Path,
-) -> Result<Option<RivalRun>, BenchError> {
-    let tools = [program, "ssh", "sshd", "ssh-keygen"].map(installed);
-    let [Some(program_at), Some(ssh), Some(sshd), Some(keygen)] = tools else {
-        return Ok(None);
-    };
+) -> Result<RivalRun, BenchError> {
+    let program_at = needed(program)?;
+    let (ssh, sshd, keygen) = (needed("ssh")?, needed("sshd")?, needed("ssh-keygen")?);
     let keys = Keys::make(field, &keygen)?;
     let _folder = SshdFolder::make();
     let mut command = Command::new(sshd);
@@ -72,14 +78,12 @@ pub(super) fn over_ssh(
     }
     command.arg(what).arg(target);
     let ended = Job::start(field.from, command, program, field.dir)?.finish(field.limit, field.stop)?;
-    Ok(Some(of(&ended, server.end())))
+    Ok(of(&ended, server.end()))
 }
 
 /// `iperf3` with one stream.
-pub(super) fn iperf3(field: Field<'_>, time: Duration) -> Result<Option<RivalRun>, BenchError> {
-    let Some(program) = installed("iperf3") else {
-        return Ok(None);
-    };
+pub(super) fn iperf3(field: Field<'_>, time: Duration) -> Result<RivalRun, BenchError> {
+    let program = needed("iperf3")?;
     let at = field.to.ip().to_string();
     let mut command = Command::new(&program);
     command.args(["-s", "-1", "-B", &at]);
@@ -92,20 +96,19 @@ pub(super) fn iperf3(field: Field<'_>, time: Duration) -> Result<Option<RivalRun
     let (bytes, seconds) = iperf3_sum(&ended.out)
         .ok_or_else(|| BenchError::Rival("iperf3: its report has no sum of what was received".to_owned()))?;
     let receiver = server.finish(START + field.limit, field.stop)?.used;
-    Ok(Some(RivalRun {
+    Ok(RivalRun {
         bytes: Some(bytes),
         seconds,
         sender: ended.used,
         receiver,
-    }))
+        server: None,
+    })
 }
 
 /// `sendme` without any relay. Whoever offers must be reachable, so the data go from the public host to the one behind
 /// the NAT: the other way round than with everybody else, over the same links.
-pub(super) fn sendme(field: Field<'_>, what: &Path, into: &Path) -> Result<Option<RivalRun>, BenchError> {
-    let Some(program) = installed("sendme") else {
-        return Ok(None);
-    };
+pub(super) fn sendme(field: Field<'_>, what: &Path, into: &Path) -> Result<RivalRun, BenchError> {
+    let program = needed("sendme")?;
     let shelf = field.dir.join("sendme");
     fs::create_dir_all(&shelf).map_err(|source| BenchError::files("a folder for sendme", source))?;
     let common = ["--relay", "disabled", "--no-progress"];
@@ -123,12 +126,13 @@ pub(super) fn sendme(field: Field<'_>, what: &Path, into: &Path) -> Result<Optio
     let ended =
         Job::start(field.from, command, "sendme-receive", field.dir)?.finish(field.limit, field.stop)?;
     let sent = sender.end();
-    Ok(Some(RivalRun {
+    Ok(RivalRun {
         bytes: None,
         seconds: ended.seconds,
         sender: sent,
         receiver: ended.used,
-    }))
+        server: None,
+    })
 }
 
 fn of(client: &Ended, receiver: Used) -> RivalRun {
@@ -137,6 +141,7 @@ fn of(client: &Ended, receiver: Used) -> RivalRun {
         seconds: client.seconds,
         sender: client.used,
         receiver,
+        server: None,
     }
 }
 
@@ -228,14 +233,25 @@ fn listens(host: HostHandle<'_>, port: u16) -> Result<bool, BenchError> {
 
 /// Is somebody bound there? For servers that take the first connection for the real one.
 fn bound(host: HostHandle<'_>, port: u16) -> Result<bool, BenchError> {
-    // Columns: number, local address:port, remote, state; hexadecimal, 0A is listening.
+    has_socket(host, port, LISTENING)
+}
+
+/// Has the host a socket of TCP with this local port in this state?
+pub(super) fn has_socket(host: HostHandle<'_>, port: u16, state: &str) -> Result<bool, BenchError> {
+    let table = host.run(|| fs::read_to_string("/proc/thread-self/net/tcp"))?;
+    Ok(has_row(&table.unwrap_or_default(), port, state))
+}
+
+/// The same of a table like `/proc/net/tcp`.
+fn has_row(table: &str, port: u16, state: &str) -> bool {
+    // Columns: number, local address:port, remote, state; hexadecimal.
     let is = |line: &str| {
         let columns: Vec<&str> = line.split_whitespace().collect();
         let local = columns.get(1).and_then(|local| local.rsplit(':').next());
-        local.is_some_and(|local| u16::from_str_radix(local, 16) == Ok(port)) && columns.get(3) == Some(&"0A")
+        local.is_some_and(|local| u16::from_str_radix(local, 16) == Ok(port))
+            && columns.get(3) == Some(&state)
     };
-    let table = host.run(|| fs::read_to_string("/proc/thread-self/net/tcp"))?;
-    Ok(table.unwrap_or_default().lines().any(is))
+    table.lines().any(is)
 }
 
 /// Bytes and seconds of what the other side received.
@@ -263,6 +279,15 @@ mod tests {
         assert_eq!(iperf3_sum(report), Some((700, 1.5)));
         assert_eq!(iperf3_sum(r#"{"error":"no route"}"#), None);
         assert_eq!(iperf3_sum("iperf3: error"), None);
+    }
+
+    #[test]
+    fn a_socket_is_found_by_its_own_port_and_state() {
+        let table = "  sl  local_address rem_address   st\n   0: 01050505:0FA0 00000000:0000 0A 0\n\
+                     \x20  1: 01050505:0FA0 06050505:C000 06 0\n";
+        assert!(has_row(table, 4000, LISTENING));
+        assert!(!has_row(table, 4000, ESTABLISHED), "it is over");
+        assert!(!has_row(table, 49152, "06"), "the other end's port");
     }
 
     #[test]

@@ -38,8 +38,10 @@ pub struct Line {
     pub receiver: Option<Cost>,
     /// What the server used.
     pub server: Option<Cost>,
-    /// Is the program not installed?
+    /// Is a program not installed?
     pub missing: bool,
+    /// Which.
+    pub lacks: Option<&'static str>,
     /// Why it failed.
     pub error: Option<String>,
     /// Every run.
@@ -68,7 +70,7 @@ pub fn sum_up(turns: &[(Contestant, Outcome)]) -> Report {
         let line = &mut lines[index];
         match outcome {
             Outcome::Ran(sample) => line.samples.push(sample.clone()),
-            Outcome::Missing => line.missing = true,
+            Outcome::Missing(program) => (line.missing, line.lacks) = (true, Some(*program)),
             Outcome::Failed(why) => line.error = Some(why.clone()),
         }
     }
@@ -106,6 +108,7 @@ impl Line {
             receiver: None,
             server: None,
             missing: false,
+            lacks: None,
             error: None,
             samples: Vec::new(),
         }
@@ -182,12 +185,14 @@ mod tests {
     #[test]
     fn who_failed_or_is_missing_has_a_line_without_numbers() {
         let turns = [
-            (Contestant::Rsync, Outcome::Missing),
+            (Contestant::Rsync, Outcome::Missing("sshd")),
             (Contestant::Scp, ran(1.0, 1.0)),
             (Contestant::Scp, Outcome::Failed("broke".to_owned())),
         ];
         let report = sum_up(&turns);
-        assert!(report.lines[0].missing && report.lines[0].gbit.is_none());
+        let rsync = &report.lines[0];
+        assert!(rsync.missing && rsync.gbit.is_none());
+        assert_eq!(rsync.lacks, Some("sshd"));
         let scp = &report.lines[1];
         assert_eq!((scp.samples.len(), scp.error.as_deref()), (1, Some("broke")));
         assert_eq!(scp.to_quic, None, "nothing to compare with");

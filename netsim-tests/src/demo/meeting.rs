@@ -33,7 +33,7 @@ pub(crate) const STEP: Duration = Duration::from_secs(60);
 
 /// Relay rate that the server grants, in Mbit/s: more than the lab carries, so that a relayed transfer shows the relay
 /// and not its limit.
-const RELAY_MBIT: &str = "100000";
+const RELAY_MBIT: u64 = 100_000;
 
 /// Who is to meet, and over what.
 #[derive(Clone, Debug)]
@@ -161,6 +161,15 @@ impl Meeting {
     /// # Errors
     /// [`DemoError`].
     pub(crate) fn serve(&mut self) -> Result<String, DemoError> {
+        self.serve_with(RELAY_MBIT)
+    }
+
+    /// The same with a relay that forwards so many Mbit/s.
+    ///
+    /// # Errors
+    /// [`DemoError`].
+    pub(crate) fn serve_with(&mut self, relay_mbit: u64) -> Result<String, DemoError> {
+        let relay_mbit = relay_mbit.to_string();
         let data = self.path("server");
         let (data, public) = (data.to_string_lossy(), SERVER.to_string());
         let (listen, listen6) = (format!("{SERVER}:5668"), format!("[{SERVER6}]:5668"));
@@ -177,7 +186,7 @@ impl Meeting {
             "--data",
             &data,
             "--relay-total-mbit",
-            RELAY_MBIT,
+            &relay_mbit,
             "--json",
         ];
         let role = self.start("server", "knothole-rendezvous", "server", None, &arguments)?;
@@ -347,6 +356,23 @@ impl Meeting {
         }
         let label = format!("{verb}-{home}");
         self.start(self.cast.names[side], "knothole", &label, Some(home), &all)
+    }
+
+    /// Ends the server; answers what it told last of how things stand.
+    ///
+    /// # Errors
+    /// [`DemoError`].
+    pub(crate) fn dismiss_server(&mut self, deadline: Instant) -> Result<Value, DemoError> {
+        let mut last = Value::Null;
+        if let Some(server) = self.server.take() {
+            server.ask_to_end();
+            while let Some(event) = server.next(deadline, &self.stop)? {
+                if event["event"] == "stats" {
+                    last = event;
+                }
+            }
+        }
+        Ok(last)
     }
 
     /// The server's process, once it runs.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use knothole_netsim::bench::{self, BenchError, Contestant, Outcome, Plan, Report, Road, Shares};
+use knothole_netsim::bench::{self, BenchError, Contestant, Outcome, Plan, Report, Road, Shares, Way};
 use knothole_netsim::demo::Stop;
 use knothole_netsim::fabric::NatEngine;
 use knothole_netsim::nat::NatKind;
@@ -16,14 +16,17 @@ use super::table;
 use crate::cli::say;
 use crate::cli::size::parse_size;
 
+/// Mbit/s that a server's relay forwards if it is told nothing else.
+const USUAL_LIMIT: u64 = knothole_rendezvous::RELAY_TOTAL_BITS / 1_000_000;
+
 /// Where Linux has files in memory.
 const MEMORY: &str = "/dev/shm";
 
 /// What is compared, and over what.
 #[derive(Args, Debug)]
 pub(crate) struct CompareArgs {
-    /// Only these: tcp, quic, iperf3, speed, speed-relay, send, send-relay, scp, rsync, sendme, folder, tar, scp-folder,
-    /// rsync-folder, sendme-folder
+    /// Only these: tcp, quic, iperf3, speed, speed-relay, send, send-relay, scp, rsync, sendme, wormhole, folder,
+    /// tar, scp-folder, rsync-folder, sendme-folder, wormhole-folder
     #[arg(long, env = "KNOTHOLE_ONLY", value_delimiter = ',', value_name = "NAME", value_parser = contestant)]
     only: Vec<Contestant>,
     /// Rounds, in which everybody takes a turn
@@ -56,9 +59,12 @@ pub(crate) struct CompareArgs {
     /// Let the kernel play the NAT (needs nft)
     #[arg(long, env = "KNOTHOLE_KERNEL")]
     kernel: bool,
-    /// Three transfers at once through one relay, and nothing else
+    /// Three transfers at once, and nothing else: through a relay with the server's usual limit, through one without, directly
     #[arg(long, env = "KNOTHOLE_SHARES", conflicts_with = "only")]
     shares: bool,
+    /// Those three only through a relay with this limit in Mbit/s
+    #[arg(long, env = "KNOTHOLE_RELAY_MBIT", requires = "shares", value_name = "MBIT", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    relay_mbit: Option<u64>,
     /// Folder for the files [default: in memory, where there is such a folder]
     #[arg(long, env = "KNOTHOLE_DIR")]
     dir: Option<PathBuf>,
@@ -109,12 +115,19 @@ fn compare(args: &CompareArgs, stop: &Stop) -> Result<(), BenchError> {
 }
 
 fn share(args: &CompareArgs, stop: &Stop) -> Result<(), BenchError> {
-    let shares = bench::shares(&args.plan()?, stop)?;
-    let _ = if args.json {
-        say(shares_object(&shares))
-    } else {
-        say(table::shares(&shares))
+    let plan = args.plan()?;
+    let ways = match args.relay_mbit {
+        Some(mbit) => vec![Way::LimitedRelay(mbit)],
+        None => vec![Way::LimitedRelay(USUAL_LIMIT), Way::Relay, Way::Direct],
     };
+    for way in ways {
+        let shares = bench::shares(&plan, way, stop)?;
+        let _ = if args.json {
+            say(shares_object(way, &shares))
+        } else {
+            say(table::shares(way, &shares))
+        };
+    }
     Ok(())
 }
 
@@ -181,7 +194,7 @@ fn turn(contestant: Contestant, round: u32, outcome: &Outcome) -> Value {
     let head = json!({ "schema": 1, "event": "turn", "contestant": contestant, "round": round });
     let more = match outcome {
         Outcome::Ran(sample) => serde_json::to_value(sample).unwrap_or_default(),
-        Outcome::Missing => json!({ "missing": true }),
+        Outcome::Missing(program) => json!({ "missing": true, "lacks": program }),
         Outcome::Failed(why) => json!({ "error": why }),
     };
     joined(head, more)
@@ -196,8 +209,13 @@ fn whole(args: &CompareArgs, report: &Report) -> Value {
     joined(head, serde_json::to_value(report).unwrap_or_default())
 }
 
-fn shares_object(shares: &Shares) -> Value {
-    let head = json!({ "schema": 1, "event": "shares" });
+fn shares_object(way: Way, shares: &Shares) -> Value {
+    let (word, limit) = match way {
+        Way::LimitedRelay(mbit) => ("limited-relay", Some(mbit)),
+        Way::Relay => ("relay", None),
+        Way::Direct => ("direct", None),
+    };
+    let head = json!({ "schema": 1, "event": "shares", "way": word, "relay_mbit": limit });
     joined(head, serde_json::to_value(shares).unwrap_or_default())
 }
 

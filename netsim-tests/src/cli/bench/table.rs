@@ -2,9 +2,12 @@
 
 use std::fmt::Write;
 
-use knothole_netsim::bench::{Contestant, Cost, Line, Load, Outcome, Report, Shares};
+use knothole_netsim::bench::{Contestant, Cost, Line, Load, Outcome, Report, Shares, Way};
 
 use crate::cli::text::wrap;
+
+/// Columns of the names, and a space behind the longest. Each more is one less for what was measured.
+const NAME: usize = 16;
 
 /// What stands above the tables.
 pub(super) fn head(conditions: &str) -> String {
@@ -26,7 +29,7 @@ pub(super) fn turn(contestant: Contestant, round: u32, rounds: u32, outcome: &Ou
                 sample.gbit, sample.seconds
             )
         }
-        Outcome::Missing => format!("{round}/{rounds} {name}: not installed"),
+        Outcome::Missing(program) => format!("{round}/{rounds} {name}: {}", lacks(contestant, program)),
         Outcome::Failed(why) => format!("{round}/{rounds} {name}: {why}"),
     }
 }
@@ -34,7 +37,7 @@ pub(super) fn turn(contestant: Contestant, round: u32, rounds: u32, outcome: &Ou
 /// Everything.
 pub(super) fn text(report: &Report) -> String {
     let mut out = format!(
-        "{:<14}{:>21}{:>7}  {:>17}  {:>17}\n{:<14}{:>7}{:>14}{:>7}  {:>5}{:>6}{:>6}  {:>5}{:>6}{:>6}\n",
+        "{:<NAME$}{:>19}{:>7}  {:>17}  {:>17}\n{:<NAME$}{:>7}{:>12}{:>7}  {:>5}{:>6}{:>6}  {:>5}{:>6}{:>6}\n",
         "",
         "Gbit/s",
         "x quic",
@@ -59,7 +62,7 @@ pub(super) fn text(report: &Report) -> String {
     if !files.is_empty() {
         let _ = write!(
             out,
-            "\n{:<14}{:>10}{:>14}{:>12}{:>10}\n",
+            "\n{:<NAME$}{:>10}{:>14}{:>12}{:>10}\n",
             "files", "seconds", "said Gbit/s", "files/s", "x scp"
         );
         for line in files {
@@ -78,25 +81,25 @@ fn is_of_files(line: &Line) -> bool {
 fn row(line: &Line) -> String {
     let name = line.contestant.name();
     let Some(gbit) = line.gbit else {
-        let why = if line.missing {
-            "not installed"
-        } else {
-            line.error.as_deref().unwrap_or("did not run")
+        let why = match (line.lacks, &line.error) {
+            (Some(program), _) => lacks(line.contestant, program),
+            (None, Some(error)) => error.clone(),
+            (None, None) => "did not run".to_owned(),
         };
-        return wrap(&format!("{name:<14}{why}"), 14);
+        return wrap(&format!("{name:<NAME$}{why}"), NAME);
     };
     let costs = [line.sender, line.receiver, line.server];
     let [s, r, v] = costs.map(|cost| shown(cost, |cost| short(cost.cpu_seconds_per_gib)));
     let [ms, mr, mv] = costs.map(|cost| shown(cost, |cost| (cost.peak_kib / 1024).to_string()));
     let mut row = format!(
-        "{name:<14}{:>7}{:>14}{:>7}  {s:>5}{r:>6}{v:>6}  {ms:>5}{mr:>6}{mv:>6}",
+        "{name:<NAME$}{:>7}{:>12}{:>7}  {s:>5}{r:>6}{v:>6}  {ms:>5}{mr:>6}{mv:>6}",
         short(gbit.median),
         format!("{}-{}", short(gbit.min), short(gbit.max)),
         line.to_quic.map_or("-".to_owned(), short),
     );
     if let Some(error) = &line.error {
         row.push('\n');
-        row.push_str(&wrap(&format!("{:<14}once: {error}", ""), 14));
+        row.push_str(&wrap(&format!("{:<NAME$}once: {error}", ""), NAME));
     }
     row
 }
@@ -113,7 +116,7 @@ fn row_of_files(line: &Line) -> String {
         _ => "-".to_owned(),
     };
     format!(
-        "{:<14}{:>10}{:>14}{files:>12}{:>10}",
+        "{:<NAME$}{:>10}{:>14}{files:>12}{:>10}",
         line.contestant.name(),
         line.seconds
             .map_or("-".to_owned(), |seconds| format!("{seconds:.2}")),
@@ -123,14 +126,33 @@ fn row_of_files(line: &Line) -> String {
 }
 
 /// Three transfers at once.
-pub(super) fn shares(shares: &Shares) -> String {
+pub(super) fn shares(way: Way, shares: &Shares) -> String {
+    let through = match way {
+        Way::LimitedRelay(mbit) => format!("a relay of {mbit} Mbit/s"),
+        Way::Relay => "a relay without a limit".to_owned(),
+        Way::Direct => "direct paths".to_owned(),
+    };
+    let queued = match way {
+        Way::Direct => String::new(),
+        _ => format!("; {:.0} % waited in its fair queue", shares.queued * 100.0),
+    };
     let each: Vec<String> = shares.gbit.iter().map(|gbit| short(*gbit)).collect();
-    format!(
-        "three at once through one relay: {} Gbit/s, together {}; up to {:.0} % from the mean",
+    let line = format!(
+        "three at once through {through}: {} Gbit/s, together {}; up to {:.0} % from the mean{queued}",
         each.join(", "),
         short(shares.total_gbit),
         shares.apart * 100.0
-    )
+    );
+    wrap(&line, 2)
+}
+
+/// What is not installed: a program of the line's own name needs no other word.
+fn lacks(contestant: Contestant, program: &str) -> String {
+    if contestant.name().starts_with(program) {
+        "not installed".to_owned()
+    } else {
+        format!("not installed: {program}")
+    }
 }
 
 fn shown(cost: Option<Cost>, of: impl Fn(Cost) -> String) -> String {
@@ -194,12 +216,14 @@ mod tests {
     #[test]
     fn who_did_not_run_says_why() {
         let turns = [
-            (Contestant::Sendme, Outcome::Missing),
+            (Contestant::WormholeFolder, Outcome::Missing("wormhole")),
+            (Contestant::Rsync, Outcome::Missing("sshd")),
             (Contestant::Scp, Outcome::Failed("scp: no route".to_owned())),
         ];
         let text = text(&sum_up(&turns));
-        assert!(text.contains("sendme        not installed"), "{text}");
-        assert!(text.contains("scp           scp: no route"), "{text}");
+        assert!(text.contains("wormhole-folder not installed\n"), "{text}");
+        assert!(text.contains("rsync           not installed: sshd\n"), "{text}");
+        assert!(text.contains("scp             scp: no route"), "{text}");
         assert!(!text.contains("files/s"), "{text}");
     }
 
