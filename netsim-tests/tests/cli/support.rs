@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use knothole_rendezvous::{Config, Server};
+use knothole_rendezvous::{Config, Server, StartError};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::runtime::Runtime;
@@ -48,10 +48,17 @@ impl World {
     }
 
     pub(crate) fn start_server_again(&mut self) {
-        let server = self
-            .runtime
-            .block_on(Server::start(config(self.listen, self.dir.path())))
-            .unwrap();
+        let deadline = Instant::now() + SOON;
+        let server = loop {
+            let started = Server::start(config(self.listen, self.dir.path()));
+            match self.runtime.block_on(started) {
+                // Sockets of its former self close when the last of its tasks is gone.
+                Err(StartError::PortInUse { .. }) if Instant::now() < deadline => {
+                    pause(Duration::from_millis(50));
+                }
+                started => break started.unwrap(),
+            }
+        };
         assert_eq!(server.ready().server_url, self.url);
         self.server = Some(server);
     }
@@ -291,7 +298,7 @@ impl Running {
         let deadline = Instant::now() + SOON;
         while !self.talk().contains(what) {
             assert!(Instant::now() < deadline, "{what:?} is not in {}", self.talk());
-            std::thread::sleep(Duration::from_millis(20));
+            pause(Duration::from_millis(20));
         }
     }
 
@@ -408,4 +415,9 @@ pub(crate) fn fails(output: &Output, code: i32, words: &[&str]) {
     }
     assert!(text.contains("try: "), "nothing to try in: {text}");
     assert!(!text.contains("panicked"), "{text}");
+}
+
+#[allow(clippy::disallowed_methods)] // a thread of a test, which no task shares
+fn pause(time: Duration) {
+    std::thread::sleep(time);
 }

@@ -206,7 +206,10 @@ mod tests {
             lines[0].starts_with("nas          500 B of 1.95 KiB"),
             "{lines:?}"
         );
-        assert!(lines[1].starts_with("laptop  1.46 KiB of 1.95 KiB"), "{lines:?}");
+        assert!(
+            lines[1].starts_with("laptop    1.46 KiB of 1.95 KiB"),
+            "{lines:?}"
+        );
         assert!(lines[1].contains("still punching"), "{lines:?}");
         drop(nas);
         let lines = drawn();
