@@ -13,7 +13,8 @@
 //! | **block, random** | | | | | | hopeless | hopeless |
 //!
 //! A NAT that maps by destination and yet lets in anyone, or whoever it has sent to, is dialled like one that keeps its
-//! port. A further round of the same two takes the next best where there is one: punch becomes fresh, reverse
+//! port. Where one side is not known yet it counts as one whose port is not: whoever lets it in waits for it, one whose own port
+//! cannot be foreseen dials it, and only with a filter by port, or nothing known at all, both send. A further round of the same two takes the next best where there is one: punch becomes fresh, reverse
 //! through a filter by address becomes what a filter by port would get, fresh becomes bracket or steps.
 
 use crate::wire::Role;
@@ -85,7 +86,7 @@ impl Plan {
             Self::Dial => "one side lets anyone in, so a packet to it is enough",
             Self::Punch => "both routers keep one port for all destinations, so both send at once",
             Self::Reverse { .. } => {
-                "one router takes a new port for each destination, and one lets in whoever comes: the other side dials"
+                "the port of one side cannot be known beforehand, so it dials, and the other answers to where that comes from"
             }
             Self::Fresh => "both take fresh ports, so that nothing that was sent before stands in the way",
             Self::Bracket { .. } => {
@@ -115,7 +116,9 @@ pub fn plan(networks: [Network; 2], again: bool, guess: bool) -> Plan {
     let [caller, callee] = networks;
     match networks.map(keeps_port) {
         [None, _] | [_, None] if again => Plan::Fresh,
-        [None, _] | [_, None] => Plan::Unknown,
+        [None, None] => Plan::Unknown,
+        [Some(keeps), None] => one_known(caller, keeps, Role::Caller),
+        [None, Some(keeps)] => one_known(callee, keeps, Role::Callee),
         [Some(true), Some(true)] => both_keep(networks, again),
         [Some(true), Some(false)] => one_keeps(caller, callee, Role::Callee, again, guess),
         [Some(false), Some(true)] => one_keeps(callee, caller, Role::Caller, again, guess),
@@ -133,6 +136,18 @@ fn keeps_port(network: Network) -> Option<bool> {
         Mapping::Unknown => None,
         Mapping::None | Mapping::Independent => Some(true),
         Mapping::Address | Mapping::AddressAndPort => Some(false),
+    }
+}
+
+/// What is known of one side may be enough: whoever it lets in need not be known, and where its own port cannot be foreseen nobody
+/// finds it, but it may find the other.
+fn one_known(known: Network, keeps: bool, role: Role) -> Plan {
+    if lets_in(known, Network::default(), false) {
+        Plan::Reverse { by: role.other() }
+    } else if keeps {
+        Plan::Unknown
+    } else {
+        Plan::Reverse { by: role }
     }
 }
 
@@ -259,6 +274,10 @@ mod tests {
             (hard(COUNTER), hard(Ports::Random), ["hopeless", "hopeless"]),
             (hard(BLOCK), hard(BLOCK), ["hopeless", "hopeless"]),
             (Network::default(), port, ["unknown", "fresh"]),
+            (Network::default(), Network::default(), ["unknown", "fresh"]),
+            (Network::default(), open, ["reverse", "fresh"]),
+            (Network::default(), address, ["reverse", "fresh"]),
+            (Network::default(), hard(COUNTER), ["reverse", "fresh"]),
         ] {
             assert_eq!(words([one, other]), expected, "{one:?} {other:?}");
             assert_eq!(words([other, one]), expected, "the other way round");
@@ -276,6 +295,20 @@ mod tests {
             plan([hard, easy], false, true),
             Plan::Bracket { hard: Role::Caller }
         );
+    }
+
+    #[test]
+    fn with_one_side_unknown_the_one_that_can_be_found_waits() {
+        let unknown = Network::default();
+        for (known, by) in [
+            (cone(Filtering::Independent), Role::Caller),
+            (cone(Filtering::Address), Role::Caller),
+            (hard(Ports::Random), Role::Callee),
+        ] {
+            assert_eq!(plan([unknown, known], false, true), Plan::Reverse { by });
+            let by = by.other();
+            assert_eq!(plan([known, unknown], false, true), Plan::Reverse { by });
+        }
     }
 
     #[test]

@@ -74,7 +74,7 @@ pub(crate) struct MatrixArgs {
         requires = "promises"
     )]
     pub(super) row: Vec<String>,
-    /// Promises in namespaces: the caller knows nothing of its network when it asks
+    /// Promises: the caller knows nothing of its network when it asks
     #[arg(long, env = "KNOTHOLE_COLD", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue, requires = "promises")]
     pub(super) cold: bool,
     /// Write a page for a browser into this file as well

@@ -58,7 +58,11 @@ fn plan(args: &MatrixArgs) -> Result<Plan, String> {
     }
     let wanted = |row: &Promise| args.row.is_empty() || args.row.iter().any(|name| name == row.name);
     let (runs, jobs, world) = match args.world {
-        Where::Sim => (RUNS_IN_MEMORY, parallel::all_cores(), World::Memory),
+        Where::Sim => (
+            RUNS_IN_MEMORY,
+            parallel::all_cores(),
+            World::Memory { cold: args.cold },
+        ),
         Where::Netns => {
             let executable = std::env::current_exe()
                 .map_err(|error| format!("cannot find this program's file ({error})"))?;

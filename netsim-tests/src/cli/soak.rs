@@ -59,11 +59,17 @@ pub(crate) struct SoakArgs {
     /// So many milliseconds after the other side it starts
     #[arg(long, requires = "late", value_name = "MS")]
     skew_ms: Option<u64>,
+    /// The caller asks right after its start, and knows nothing of its network
+    #[arg(long)]
+    cold: bool,
+    /// All machines are busy: programs hear late and wake late
+    #[arg(long)]
+    busy: bool,
     /// Threads; the results do not depend on it [default: all cores]
     #[arg(long)]
     jobs: Option<NonZeroUsize>,
     /// Several nodes on one server in a run of misfortunes, instead of attempts of two
-    #[arg(long, conflicts_with_all = ["a", "b", "weather", "stranger", "place", "changes", "late"])]
+    #[arg(long, conflicts_with_all = ["a", "b", "weather", "stranger", "place", "changes", "late", "cold", "busy"])]
     fleet: bool,
     /// Print every event of every attempt
     #[arg(long)]
@@ -91,6 +97,8 @@ pub(crate) fn run(arguments: &SoakArgs) -> ExitCode {
         place: arguments.place,
         skew: arguments.late.zip(arguments.skew_ms.map(Duration::from_millis)),
         changes: arguments.changes.map(|changes| changes.0),
+        cold: arguments.cold,
+        busy: arguments.busy,
     };
     let seeds = arguments.seed..arguments.seed.saturating_add(arguments.seeds);
     let begun = Instant::now();

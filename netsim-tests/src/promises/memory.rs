@@ -13,12 +13,15 @@ use crate::sim::{Attempt, Outcome, World};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Makes an attempt.
-pub(super) fn sample(of_report: u64, row: &str, turn: Turn) -> Sample {
-    let attempt = attempt(of_report, row, turn);
+pub(super) fn sample(of_report: u64, row: &str, turn: Turn, cold: bool) -> Sample {
+    let attempt = Attempt {
+        cold,
+        ..attempt(of_report, row, turn)
+    };
     match attempt.watch(&mut World::at(attempt.epoch, attempt.seed), PATIENCE) {
         Ok(outcome) => Sample {
             command: attempt.command(),
-            ..seen(&outcome)
+            ..seen(&outcome, cold)
         },
         Err(failure) => Sample {
             broken: true,
@@ -44,7 +47,8 @@ fn attempt(of_report: u64, row: &str, turn: Turn) -> Attempt {
     attempt
 }
 
-fn seen(outcome: &Outcome) -> Sample {
+/// While a survey goes on its questions and its flows are no part of an attempt; the nodes know what is.
+fn seen(outcome: &Outcome, cold: bool) -> Sample {
     let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let costs = outcome.costs;
     Sample {
@@ -57,9 +61,17 @@ fn seen(outcome: &Outcome) -> Sample {
             .iter()
             .any(|plan| plan.guesses() || *plan == Plan::Steps),
         probes: Some(costs.map(|cost| cost.probes)),
-        packets: Some(costs.map(|cost| cost.probes + cost.questions)),
-        sockets: Some(costs.map(|cost| cost.sockets)),
-        entries: costs.map(|cost| Some(cost.nat_entries)),
+        packets: (!cold).then_some(costs.map(|cost| cost.probes + cost.questions)),
+        sockets: match cold {
+            true => sockets_said(outcome),
+            false => Some(costs.map(|cost| cost.sockets)),
+        },
+        entries: match cold {
+            true => outcome
+                .said
+                .map(|said| said.map(|effort| effort.nat_entries.into())),
+            false => costs.map(|cost| Some(cost.nat_entries)),
+        },
         held: None,
         reason: outcome.paths[0].and_then(|path| match path {
             Path::Direct { .. } => None,
@@ -67,5 +79,12 @@ fn seen(outcome: &Outcome) -> Sample {
         }),
         broken: !outcome.met,
         command: String::new(),
+    }
+}
+
+fn sockets_said(outcome: &Outcome) -> Option<[u32; 2]> {
+    match outcome.said {
+        [Some(a), Some(b)] => Some([a.sockets, b.sockets]),
+        _ => None,
     }
 }

@@ -100,7 +100,10 @@ impl Setup {
 #[derive(Clone, Debug)]
 pub enum World {
     /// In memory, in virtual time.
-    Memory,
+    Memory {
+        /// The caller knows nothing of its network when it asks, and asks at some moment of its survey.
+        cold: bool,
+    },
     /// Real programs in namespaces; rows whose conditions these cannot have are left out.
     Namespaces {
         /// The executable that plays the roles: the lab's own.
@@ -117,19 +120,18 @@ impl World {
     #[must_use]
     pub fn word(&self) -> &'static str {
         match self {
-            Self::Memory => IN_MEMORY,
+            Self::Memory { .. } => IN_MEMORY,
             Self::Namespaces { .. } => IN_NAMESPACES,
         }
     }
 
     /// The further options that ask for it, each after a space.
     fn how(&self) -> String {
-        match self {
-            Self::Memory => String::new(),
-            Self::Namespaces { engine, cold, .. } => {
-                format!(" --nat {}{}", engine.word(), if *cold { " --cold" } else { "" })
-            }
-        }
+        let (nat, cold) = match self {
+            Self::Memory { cold } => (String::new(), cold),
+            Self::Namespaces { engine, cold, .. } => (format!(" --nat {}", engine.word()), cold),
+        };
+        format!("{nat}{}", if *cold { " --cold" } else { "" })
     }
 }
 
@@ -210,7 +212,7 @@ pub fn run(plan: &Plan, stop: &Stop, each: &mut dyn FnMut(&Kept)) -> Result<Repo
 /// The row with what this world can have of it; `None`: nothing.
 fn possible(plan: &Plan, row: &Promise) -> Option<Promise> {
     let mut row = row.clone();
-    if !matches!(plan.world, World::Memory) {
+    if !matches!(plan.world, World::Memory { .. }) {
         row.setups.retain(Setup::is_real);
     }
     (!row.setups.is_empty()).then_some(row)
@@ -227,7 +229,7 @@ fn samples(plan: &Plan, promise: &Promise, stop: &Stop) -> Result<Option<Vec<Sam
             return Ok(None);
         }
         match &plan.world {
-            World::Memory => Ok(Some(memory::sample(plan.seed, promise.name, turn))),
+            World::Memory { cold } => Ok(Some(memory::sample(plan.seed, promise.name, turn, *cold))),
             World::Namespaces {
                 executable,
                 engine,

@@ -314,7 +314,7 @@ mod tests {
             runs: 1,
             seed: 0,
             jobs: NonZeroUsize::MIN,
-            world: World::Memory,
+            world: World::Memory { cold: false },
         };
         Kept::new(&promise, samples, &plan)
     }

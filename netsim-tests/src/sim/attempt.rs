@@ -14,6 +14,7 @@ use super::build::{NodeSpec, SERVER_IP, SERVER_IP6, SiteId};
 use super::changes::live_through;
 use super::check::Violation;
 use super::clock::epoch;
+use super::cold::start_anew;
 use super::late::Skew;
 use super::outcome::{Before, Outcome, outcome};
 use super::place::{Pair, Place, Situation, sides};
@@ -94,6 +95,11 @@ pub struct Attempt {
     pub changes: bool,
     /// A side (0: the caller, 1: the callee) that starts every round so much later than the other.
     pub skew: Option<(usize, Duration)>,
+    /// Does the caller ask right after its start, so that it knows nothing of its network? In half of the cases the callee has
+    /// not been there for long either.
+    pub cold: bool,
+    /// Has every machine much else to do, so that its programs are late?
+    pub busy: bool,
     /// Moment that all clocks count from; makes no difference.
     pub epoch: Instant,
 }
@@ -131,6 +137,8 @@ impl Attempt {
             place: Place::Apart,
             changes: false,
             skew: None,
+            cold: false,
+            busy: false,
             epoch: epoch(),
         }
     }
@@ -204,9 +212,13 @@ impl Attempt {
             let late = ["a", "b"][side.min(1)];
             format!("--late {late} --skew-ms {} ", by.as_millis())
         });
+        let (cold, busy) = (
+            if self.cold { "--cold " } else { "" },
+            if self.busy { "--busy " } else { "" },
+        );
         format!(
             "knothole-netsim soak --seeds 1 --seed {seed} --a {a} --b {b} --weather {weather} --stranger {stranger} \
-             --place {place} --changes {changes} {skew}--journal"
+             --place {place} --changes {changes} {skew}{cold}{busy}--journal"
         )
     }
 
@@ -292,6 +304,9 @@ impl Attempt {
         };
         world.run_until(FINGERPRINT_WITHIN, |world| knows(a, world) && knows(b, world))?;
         world.run_for(TELL)?;
+        if self.cold {
+            start_anew(world, pair.hosts, self.seed)?;
+        }
         if let Some((side, by)) = self.skew {
             let side = side.min(1);
             let one_way = pair.one_way[side];
@@ -370,6 +385,9 @@ impl Attempt {
         }
         if let Some(mischief) = self.stranger {
             world.let_stranger_in(mischief);
+        }
+        if self.busy {
+            world.make_busy();
         }
         Ok(Pair {
             hosts,

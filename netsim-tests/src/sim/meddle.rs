@@ -5,6 +5,7 @@ use std::time::Duration;
 use knothole_proto::connector::Command;
 
 use super::build::SiteId;
+use super::busy::Busy;
 use super::check::Violation;
 use super::late::Skew;
 use super::node::Node;
@@ -56,6 +57,13 @@ impl World {
         if let Some(links) = self.topology.links_mut(self.hosts[host.0].net) {
             links.up.set_spec(up);
             links.down.set_spec(down);
+        }
+    }
+
+    /// All hosts are busy from now on: their programs stand still every now and then.
+    pub fn make_busy(&mut self) {
+        for (number, host) in (0..).zip(&mut self.hosts) {
+            host.busy = Some(Busy::new(&self.seed.child("busy", number), self.now));
         }
     }
 

@@ -12,11 +12,13 @@
 mod app;
 mod attempt;
 mod build;
+mod busy;
 mod capture;
 mod changes;
 mod check;
 mod client;
 mod clock;
+mod cold;
 mod control;
 mod fleet;
 mod journal;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use knothole_proto::connector::Event;
+use knothole_proto::connector::{Effort, Event};
 use knothole_proto::path::Path;
 use knothole_proto::punch::Plan;
 
@@ -27,6 +27,8 @@ pub struct Outcome {
     pub plans: Vec<Plan>,
     /// What it cost each side from the wish to connect on.
     pub costs: [Cost; 2],
+    /// What each side says that its link has cost it.
+    pub said: [Option<Effort>; 2],
     /// Application traffic at each side.
     pub traffic: [TrafficStats; 2],
     /// Packets on all links, and how many of them were lost.
@@ -129,6 +131,7 @@ pub(super) fn outcome(
         paths: [world.path(a, b), world.path(b, a)],
         plans: world.events(a).iter().filter_map(plan).collect(),
         costs: [cost(0, a), cost(1, b)],
+        said: [world.effort(a, b), world.effort(b, a)],
         traffic,
         packets: world.packets(),
         took: world.now(),

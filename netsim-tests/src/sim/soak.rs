@@ -33,6 +33,10 @@ pub struct Choice {
     pub skew: Option<(usize, Duration)>,
     /// Whether a timeline of changes follows, which wants calm weather. If not given, one calm attempt in sixteen has one.
     pub changes: Option<bool>,
+    /// Whether the caller asks right after its start.
+    pub cold: bool,
+    /// Whether all machines are busy.
+    pub busy: bool,
 }
 
 impl Choice {
@@ -67,6 +71,7 @@ impl Choice {
             seed,
         );
         attempt.skew = self.skew;
+        (attempt.cold, attempt.busy) = (self.cold, self.busy);
         attempt.stranger = self.stranger.unwrap_or(drawn);
         let drawn = PLACES.get(place).copied().unwrap_or(Place::Apart);
         attempt.place = self.place.unwrap_or(drawn);

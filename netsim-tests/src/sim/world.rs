@@ -12,6 +12,7 @@ use knothole_proto::id::{PairSecret, PeerId};
 use knothole_proto::seed::Seed;
 
 use super::build::Home;
+use super::busy::Busy;
 use super::capture::Captures;
 use super::check::{Checks, Rule, Violation, violation};
 use super::clock::epoch;
@@ -63,6 +64,8 @@ pub(super) struct Host {
     /// Where a node lives; `None` for the server.
     pub(super) home: Option<Home>,
     pub(super) events: Vec<(Duration, Event)>,
+    /// Its machine has much else to do.
+    pub(super) busy: Option<Busy>,
     scheduled: Option<Duration>,
 }
 
@@ -77,6 +80,8 @@ pub(super) enum HostRole {
 #[derive(Debug)]
 enum Happening {
     Arrive(Hop, Box<Packet>),
+    /// A busy host gets to read what came.
+    Hear(HostId, Box<Packet>),
     Wake(HostId),
 }
 
@@ -170,6 +175,7 @@ impl World {
                 let step = self.topology.resume(hop, &mut packet, self.epoch + at);
                 self.follow(step, packet)?;
             }
+            Happening::Hear(host, packet) => self.follow(Step::Deliver(host), packet)?,
             Happening::Wake(host) => self.wake(host)?,
         }
         if self.queue.len() > QUEUE_MAX {
@@ -194,6 +200,7 @@ impl World {
             role,
             home: None,
             events: Vec::new(),
+            busy: None,
             scheduled: None,
         });
         self.schedule(host);
@@ -242,6 +249,11 @@ impl World {
             return Ok(());
         }
         state.scheduled = None;
+        if let Some(until) = state.busy.as_mut().and_then(|busy| busy.waits_until(now)) {
+            state.scheduled = Some(until);
+            self.queue.push(until, Happening::Wake(host));
+            return Ok(());
+        }
         self.journal
             .record(now, mark::WAKE, host.0, &[], || format!("{} wakes", host.0));
         self.checks.wake(host, now)?;
@@ -396,7 +408,14 @@ impl World {
 
     fn follow(&mut self, step: Step, packet: Box<Packet>) -> Result<(), Violation> {
         match step {
-            Step::Deliver(host) => self.deliver(host, &packet),
+            Step::Deliver(host) => {
+                let busy = self.hosts[host.0].busy.as_mut();
+                match busy.and_then(|busy| busy.waits_until(self.now)) {
+                    Some(until) => self.queue.push(until, Happening::Hear(host, packet)),
+                    None => self.deliver(host, &packet)?,
+                }
+                Ok(())
+            }
             Step::Transit(hop, due) => {
                 self.overhear(hop, &packet);
                 let mut due = due.into_iter();

@@ -15,7 +15,7 @@ fn plan(promises: Vec<Promise>, runs: u32, jobs: usize) -> Plan {
         runs,
         seed: 0,
         jobs: NonZeroUsize::new(jobs).unwrap(),
-        world: World::Memory,
+        world: World::Memory { cold: false },
     }
 }
 

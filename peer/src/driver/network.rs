@@ -17,6 +17,9 @@ use crate::node::NodeEvent;
 /// Questions about odds that may wait for the server, which answers at once.
 const ODDS_QUESTIONS_MAX: usize = 8;
 
+/// What is known of a network from before, if anything is.
+pub(super) type Recalled = Option<Box<Fingerprint>>;
+
 impl Driver {
     /// Only a registered node may ask: whoever waits is told that there is no answer by the end of the channel.
     pub(super) fn ask_odds(&mut self, reply: oneshot::Sender<Vec<OddsRow>>) {
@@ -37,20 +40,23 @@ impl Driver {
     }
 
     /// The server sees this node at that address: what is known of a network where it did so before?
-    pub(super) fn recall_network(&self, seen: SocketAddr) {
+    pub(super) fn recall_network(&mut self, seen: SocketAddr) {
         let Some(cache) = self.config.networks.clone().filter(|_| self.config.fingerprint) else {
+            self.ports.recalled = None;
             return;
         };
         let (server, found) = (self.config.server.clone(), self.recalled.0.clone());
         tokio::spawn(async move {
-            if let Some(fingerprint) = recall(cache, &server.host, server.port, seen).await {
-                // Fails only when the node has stopped.
-                let _ = found.send(Box::new(fingerprint)).await;
-            }
+            let known = recall(cache, &server.host, server.port, seen).await;
+            // Fails only when the node has stopped.
+            let _ = found.send(known.map(Box::new)).await;
         });
     }
 
-    pub(super) fn on_recalled(&mut self, known: Box<Fingerprint>) {
+    pub(super) fn on_recalled(&mut self, known: Recalled) {
+        // Dropped at the end: whoever waits for it and asks for a peer then finds the network told to the server before.
+        let _waiting = self.ports.recalled.take();
+        let Some(known) = known else { return };
         tracing::debug!(class = known.class().word(), "this network is known");
         self.tell(NodeEvent::Network(known.clone()));
         self.feed(Input::Network(known));

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use knothole_proto::addr::Candidate;
 use knothole_proto::connector::{Command, Connector, Input, LinkId, Output, PairEvent, Transmit};
-use knothole_proto::fingerprint::Fingerprint;
 use knothole_proto::id::{ChannelId, PeerId, RequestId};
 use knothole_proto::pairing::Code;
 use knothole_proto::path::Path;
@@ -17,6 +16,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
 use super::control::{ControlEvent, ControlHandle};
 use super::link::{LinkShared, LinkUse};
+use super::network::Recalled;
 use super::request::{Granted, Request};
 use super::start::offered;
 use crate::net::{Counters, Datagram, OutboundWatch, PathSocket, PathTable, Sockets, SuspendWatch};
@@ -69,6 +69,8 @@ pub(crate) struct Ports {
     pub(crate) registered: watch::Sender<Option<Registered>>,
     /// Waits for the first registration.
     pub(crate) started: Option<oneshot::Sender<Result<Registered, StartError>>>,
+    /// Waits until the first look at what is known of the network is done; nothing is sent, it ends.
+    pub(crate) recalled: Option<oneshot::Sender<()>>,
     /// Told when the last use of a link ends.
     pub(crate) unused: Arc<Notify>,
 }
@@ -103,7 +105,7 @@ pub(crate) struct Driver {
     /// Own addresses towards the server by family, while one batch of outputs is carried out.
     pub(super) sources: BTreeMap<bool, Option<IpAddr>>,
     /// Where what was known of a network before arrives.
-    pub(super) recalled: (mpsc::Sender<Box<Fingerprint>>, mpsc::Receiver<Box<Fingerprint>>),
+    pub(super) recalled: (mpsc::Sender<Recalled>, mpsc::Receiver<Recalled>),
     next_request: u32,
     candidates: Vec<Candidate>,
     suspend: SuspendWatch,
@@ -163,7 +165,7 @@ impl Driver {
                 event = control.recv() => self.on_control(event),
                 Some(incoming) = quic.incoming() => self.on_incoming(incoming),
                 Some(now) = candidates.recv() => self.on_candidates(now),
-                Some(known) = self.recalled.1.recv() => self.on_recalled(known),
+                Some(recalled) = self.recalled.1.recv() => self.on_recalled(recalled),
                 _ = tick.tick(), if !self.links.is_empty() => self.on_tick(),
                 () = unused.notified() => self.on_tick(),
                 _ = glance.tick() => self.glance(&seen),

@@ -1,7 +1,7 @@
 //! Putting a node together, and waiting until the server has admitted it.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use knothole_proto::addr::Candidate;
 use knothole_proto::connector::{Command, Connector, ConnectorConfig, Input};
@@ -9,6 +9,7 @@ use knothole_proto::id::Instance;
 use knothole_proto::punch::PunchConfig;
 use knothole_proto::seed::Seed;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 use super::control::{self, ControlHandle};
 use super::dial::Dialer;
@@ -28,7 +29,12 @@ const CONTROL_EVENTS_MAX: usize = 64;
 /// Connections of peers that the application has not taken yet; beyond it new ones are closed.
 const ACCEPTED_MAX: usize = 64;
 
-/// Start a node; returns when it is registered.
+/// A node that is registered waits so long for what is known of its network, a small file. Whoever asks for a peer without it
+/// gets a first round that goes by too little, which takes longer than this and more packets. A disk that takes longer
+/// is not waited for.
+const RECALL_WAIT: Duration = Duration::from_millis(50);
+
+/// Start a node; returns when it is registered, and knows of its network what it knew before.
 pub(crate) async fn start(config: NodeConfig) -> Result<Node, StartError> {
     let (id, server) = (config.identity.peer_id(), config.server.clone());
     let seed = seed()?;
@@ -65,6 +71,7 @@ pub(crate) async fn start(config: NodeConfig) -> Result<Node, StartError> {
     let (requests, asked) = mpsc::channel(REQUESTS_MAX);
     let (accepted, incoming) = mpsc::channel(ACCEPTED_MAX);
     let (started, admitted) = oneshot::channel();
+    let (recalled, looked_up) = oneshot::channel();
     let (registered, registered_now) = watch::channel(None);
     let events = event_channel();
     let driver = Driver::new(
@@ -81,6 +88,7 @@ pub(crate) async fn start(config: NodeConfig) -> Result<Node, StartError> {
             accepted,
             registered,
             started: Some(started),
+            recalled: Some(recalled),
             unused: Arc::<Notify>::default(),
         },
         offered,
@@ -88,6 +96,8 @@ pub(crate) async fn start(config: NodeConfig) -> Result<Node, StartError> {
     tokio::spawn(driver.run(asked, datagrams, control));
 
     let first = admitted.await.map_err(|_| StartError::ServerLost)??;
+    // Whether it was in time makes no difference here: the survey finds it out as well.
+    let _ = timeout(RECALL_WAIT, looked_up).await;
     Ok(Node::assemble(Parts {
         id,
         requests,

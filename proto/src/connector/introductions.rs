@@ -116,6 +116,7 @@ impl Connector {
             left: false,
             backoff: Backoff::default(),
             round: introduction.round,
+            informed: false,
             again: false,
             plan: Plan::Unknown,
             peer_network: Network::default(),

@@ -44,6 +44,8 @@ pub(super) struct LinkState {
     pub(super) round: u8,
     /// The peer's network, as the server knew it then.
     pub(super) peer_network: Network,
+    /// Both networks were known then.
+    pub(super) informed: bool,
     /// It is not the first try.
     pub(super) again: bool,
     /// What both sides do in it.

@@ -10,6 +10,7 @@ use crate::addr::canonical;
 use crate::path::SocketId;
 use crate::plan::{Plan, plan};
 use crate::punch::{Orders, sockets_wanted};
+use crate::wire::network::Mapping;
 use crate::wire::{Aim, Introduction, PathPolicy, Report, Role, ToServer};
 
 impl Connector {
@@ -51,6 +52,10 @@ impl Connector {
         if let Some(link) = self.links.get_mut(&id) {
             link.plan = plan;
             link.again = again;
+            link.informed = introduction
+                .networks
+                .iter()
+                .all(|network| network.mapping != Mapping::Unknown);
             link.peer_network = peer;
         }
         let over_v4 = self.main_sockets().iter().any(|socket| socket.id == SocketId::V4);
@@ -128,7 +133,7 @@ impl Connector {
             probes: u16::try_from(probes.saturating_sub(link.probes_before)).unwrap_or(u16::MAX),
         });
         let should_have = matches!(link.plan, Plan::Dial | Plan::Punch | Plan::Reverse { .. });
-        let surprise = !direct && !link.again && should_have;
+        let surprise = !direct && !link.again && link.informed && should_have;
         self.guessing.end(id, peer, direct);
         if let Some(report) = report {
             self.say(ToServer::Report(report));

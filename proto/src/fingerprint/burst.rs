@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::facts::{Allocation, Fact, Mapping, Obstacle};
 use super::flows::Flows;
-use super::ports::{self, Sample};
+use super::ports::{self, Count, Sample};
 use super::question::Outcome;
 use crate::path::SocketId;
 
@@ -132,7 +132,9 @@ impl Bursts {
             Some(Allocation::Preserving) => self.kept_first(of(Wave::OtherDestination).as_deref()),
             Some(Allocation::Counter { step, .. }) => match of(Wave::Later) {
                 None => Next::Rate(step),
-                Some(later) if later.len() < ports::SAMPLES_MIN => self.again(Wave::Later),
+                Some(later) if later.len() < ports::SAMPLES_MIN || ports::count(&later) == Count::Torn => {
+                    self.again(Wave::Later)
+                }
                 Some(later) => Next::Known(Fact::Known(self.counted(&first, &later, step, flows))),
             },
             Some(Allocation::Random) if ports::may_be_half(&first) => {
@@ -174,8 +176,9 @@ impl Bursts {
 
     /// Two bursts some time apart: still counted, and how fast did others move the counter in between?
     fn counted(&self, first: &[Sample], later: &[Sample], step: i32, flows: &Flows) -> Allocation {
-        let Some(again) = ports::step_of(later).filter(|again| again.signum() == step.signum()) else {
-            return ports::spread(&[first, later].concat());
+        let again = match ports::count(later) {
+            Count::Step(again) if again.signum() == step.signum() => again,
+            _ => return ports::spread(&[first, later].concat()),
         };
         let step = if again.abs() < step.abs() { again } else { step };
         let at = |wave: Wave, sample: &Sample| {
@@ -208,6 +211,7 @@ impl Burst {
                 place: flows.place(*socket, self.to, mapping),
                 local: local(*socket)?.port(),
                 mapped: outcome.answered()?.port(),
+                at: flows.opened(*socket, self.to)?,
             })
         })
         .collect()

@@ -36,6 +36,14 @@ const HOPS_MAX: usize = 16;
 /// Most public addresses that are remembered; beyond it more only repeat that there are several.
 const ADDRESSES_MAX: usize = 16;
 
+/// A call that comes later than it was asked for by this much shows that the machine stood still. Timers of systems are late by
+/// a millisecond or two; what is less than this costs no question its answer.
+const SLACK: Duration = Duration::from_millis(5);
+
+/// What waits in the sockets of a machine that stood still is heard within this time. Longer only delays the end of a question that has
+/// no answer.
+const CATCH_UP: Duration = Duration::from_millis(20);
+
 /// By how much an answer is later than the shortest round trip if its first question was lost: just below the time to
 /// the first repeat.
 const LATE: Duration = Duration::from_millis(80);
@@ -71,6 +79,8 @@ pub struct Fingerprinter {
     sockets: BTreeMap<SocketId, Option<SocketAddr>>,
     outputs: VecDeque<Output>,
     next_send: Instant,
+    /// When it asked to be called.
+    expected: Option<Instant>,
     done: bool,
 }
 
@@ -96,6 +106,7 @@ impl Fingerprinter {
             sockets: BTreeMap::new(),
             outputs: VecDeque::new(),
             next_send: now,
+            expected: None,
             done: false,
         };
         run.start(now);
@@ -108,6 +119,7 @@ impl Fingerprinter {
         if self.done {
             return;
         }
+        self.forgive(now);
         match input {
             Input::Opened { socket, local } => {
                 if let Some(known) = self.sockets.get_mut(&socket) {
@@ -128,6 +140,7 @@ impl Fingerprinter {
 
     /// What is to be done; call it until it says [`Output::Wait`].
     pub fn poll_output(&mut self, now: Instant) -> Output {
+        self.forgive(now);
         loop {
             if let Some(output) = self.outputs.pop_front() {
                 return output;
@@ -143,7 +156,9 @@ impl Fingerprinter {
                 return Output::Transmit(transmit);
             }
             if self.outputs.is_empty() && !self.done {
-                return Output::Wait(Some(self.next_due()));
+                let due = self.next_due();
+                self.expected = Some(due);
+                return Output::Wait(Some(due));
             }
         }
     }
@@ -190,6 +205,20 @@ impl Fingerprinter {
         self.outputs.push_back(Output::Done(Box::new(result)));
         self.questions.clear();
         self.done = true;
+    }
+
+    /// While the machine stands still no answer is heard, however many came: that time is no question's, nor is the moment that it
+    /// takes to hear them.
+    fn forgive(&mut self, now: Instant) {
+        let late = self
+            .expected
+            .take()
+            .map_or(Duration::ZERO, |expected| now.saturating_duration_since(expected));
+        if late > SLACK {
+            for question in &mut self.questions {
+                question.allow(late + CATCH_UP);
+            }
+        }
     }
 
     fn next_transmit(&mut self, now: Instant) -> Option<Transmit> {

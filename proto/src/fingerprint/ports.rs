@@ -2,6 +2,8 @@
 //!
 //! Pure arithmetic on what was seen. `nat-techniques` sections 3.2 and 3.3 give the error rates that the thresholds rest on.
 
+use std::time::{Duration, Instant};
+
 use super::facts::Allocation;
 
 /// Fewest samples that decide between a counter, a block and chance: six random ports of the smallest block are in order
@@ -11,6 +13,19 @@ pub(super) const SAMPLES_MIN: usize = 6;
 /// Longest step between two samples in a row that still is a counter. With 2 ms between them it takes thousands of foreign
 /// flows a second to pass it.
 const STEP_MAX: i32 = 64;
+
+/// Two packets of a burst that left further apart than this do not show whether ports are counted. With the 2 ms that they are
+/// meant to be apart a counter shows up to thousands of foreign flows a second, with this up to a thousand; less would
+/// throw the bursts of busy machines away.
+const TORN: Duration = Duration::from_millis(50);
+
+/// Fewest pairs that show a counter. Random ports of the smallest block look counted by chance in one case of 300, and a second
+/// burst asks again; more would throw more bursts of busy machines away.
+const PAIRS_MIN: usize = 3;
+
+/// So many pairs of a burst need not fit: a packet that was overtaken, or one before which the machine stood still without
+/// noticing it itself.
+const MISFITS_MAX: usize = 1;
 
 /// Widest range of a block. Eight random ports lie within it by chance in 4 of a million cases.
 const BLOCK_MAX: u16 = 8192;
@@ -35,9 +50,22 @@ pub(super) struct Sample {
     pub(super) local: u16,
     /// The external port.
     pub(super) mapped: u16,
+    /// When it sent.
+    pub(super) at: Instant,
 }
 
-/// What a burst says; `None` if it is too small to say anything.
+/// Whether ports are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Count {
+    /// Yes, two in a row are so far apart.
+    Step(i32),
+    /// The samples lie too far apart in time to tell.
+    Torn,
+    /// No.
+    Not,
+}
+
+/// What a burst says; `None` if it is too small, or took too long, to say anything.
 pub(super) fn classify(samples: &[Sample]) -> Option<Allocation> {
     if samples.len() < SAMPLES_MIN {
         return None;
@@ -50,27 +78,50 @@ pub(super) fn classify(samples: &[Sample]) -> Option<Allocation> {
     if kept * 4 >= samples.len() * 3 {
         return Some(Allocation::Preserving);
     }
-    if let Some(step) = step_of(samples) {
-        return Some(Allocation::Counter { step, rate: None });
+    match count(samples) {
+        Count::Step(step) => Some(Allocation::Counter { step, rate: None }),
+        // So wide that no counter came this far meanwhile.
+        Count::Torn if width(samples) >= BLOCK_MAX => Some(spread(samples)),
+        Count::Torn => None,
+        Count::Not => Some(spread(samples)),
     }
-    Some(spread(samples))
 }
 
-/// Distance of two ports in a row, if the samples are counted: all in one direction, and none far from the one before.
-pub(super) fn step_of(samples: &[Sample]) -> Option<i32> {
-    let pairs = samples.windows(2).filter_map(|pair| match pair {
-        [a, b] => Some((distance(a.mapped, b.mapped), (b.place - a.place).max(1))),
+fn width(samples: &[Sample]) -> u16 {
+    let ports = || samples.iter().map(|sample| sample.mapped);
+    let (low, high) = (ports().min(), ports().max());
+    low.zip(high).map_or(0, |(low, high)| high - low)
+}
+
+/// Are the ports counted? Two samples in a row say so if the later one got the port of a few flows later. Where the machine, or
+/// the way to the router, stood still in between, thousands of foreign flows may have come, and the pair says nothing.
+pub(super) fn count(samples: &[Sample]) -> Count {
+    let in_a_row = samples.windows(2).filter_map(|pair| match pair {
+        [a, b] => Some((a, b)),
         _ => None,
     });
-    let pairs: Vec<(i32, i32)> = pairs.collect();
-    let first = pairs.first()?.0.signum();
-    let counted = |(far, gap): &(i32, i32)| far.signum() == first && far.abs() <= STEP_MAX * gap;
-    let in_a_row = pairs
-        .iter()
-        .filter(|(_, gap)| *gap == 1)
-        .map(|(far, _)| far.abs());
-    let step = in_a_row.min()?;
-    (first != 0 && pairs.iter().all(counted)).then_some(first * step)
+    let close = in_a_row.filter(|(a, b)| b.at.saturating_duration_since(a.at) <= TORN);
+    let pairs: Vec<(i32, i32)> = close
+        .map(|(a, b)| (distance(a.mapped, b.mapped), (b.place - a.place).max(1)))
+        .collect();
+    if pairs.len() < PAIRS_MIN {
+        return Count::Torn;
+    }
+    for sign in [1, -1] {
+        let fits = |(far, gap): &&(i32, i32)| far.signum() == sign && far.abs() <= STEP_MAX * gap;
+        let fitting: Vec<&(i32, i32)> = pairs.iter().filter(fits).collect();
+        let step = fitting
+            .iter()
+            .filter(|(_, gap)| *gap == 1)
+            .map(|(far, _)| far.abs());
+        if fitting.len() + MISFITS_MAX >= pairs.len()
+            && fitting.len() >= PAIRS_MIN
+            && let Some(step) = step.min()
+        {
+            return Count::Step(sign * step);
+        }
+    }
+    Count::Not
 }
 
 /// Ports that follow no counter: how wide do they lie?
@@ -79,7 +130,7 @@ pub(super) fn spread(samples: &[Sample]) -> Allocation {
     let (Some(low), Some(high)) = (ports().min(), ports().max()) else {
         return Allocation::Random;
     };
-    let range = high - low;
+    let range = width(samples);
     if range < BLOCK_MAX {
         // The window rule of `nat-techniques` section 3.2: it holds 96 % of a block without assuming how it is aligned.
         let between = u16::try_from(samples.len().saturating_sub(1))
@@ -131,6 +182,7 @@ fn distance(from: u16, to: u16) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::epoch;
 
     fn samples(ports: &[u16]) -> Vec<Sample> {
         let numbered = ports.iter().zip(0..);
@@ -140,6 +192,7 @@ mod tests {
                 place,
                 local: 50_000 + u16::try_from(place).unwrap(),
                 mapped: *mapped,
+                at: epoch() + Duration::from_millis(2) * u32::try_from(place).unwrap(),
             })
             .collect()
     }
@@ -200,12 +253,37 @@ mod tests {
     }
 
     #[test]
+    fn a_counter_is_seen_although_the_machine_stood_still_in_the_middle_of_a_burst() {
+        let counter = Some(Allocation::Counter { step: 1, rate: None });
+        let ports = [7000, 7001, 7002, 7090, 7091, 7092, 7093, 7094];
+        assert_eq!(of(&ports), counter, "without that it was noticed");
+        let mut noticed = samples(&[7000, 7001, 7090, 7091, 7092, 7200, 7201, 7202]);
+        for (from, ms) in [(2, 3000), (5, 4000)] {
+            for sample in &mut noticed[from..] {
+                sample.at += Duration::from_millis(ms);
+            }
+        }
+        assert_eq!(classify(&noticed), counter);
+        for (number, sample) in (0..).zip(&mut noticed) {
+            sample.at += Duration::from_millis(100) * number;
+        }
+        assert_eq!(classify(&noticed), None, "nothing is left of the burst");
+    }
+
+    #[test]
+    fn a_counter_is_seen_although_a_packet_was_overtaken() {
+        let counter = Some(Allocation::Counter { step: 1, rate: None });
+        assert_eq!(of(&[7000, 7001, 7003, 7002, 7004, 7005, 7006, 7007]), counter);
+    }
+
+    #[test]
     fn foreign_flows_are_what_the_counter_moved_beyond_the_own_ones() {
         let at = |place, mapped| Sample {
             number: 0,
             place,
             local: 1,
             mapped,
+            at: epoch(),
         };
         assert_eq!(foreign(at(0, 7000), at(2, 7094), 2), Some(45));
         assert_eq!(foreign(at(0, 7000), at(3, 7003), 1), Some(0));

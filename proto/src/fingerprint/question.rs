@@ -140,6 +140,13 @@ impl Question {
         }
     }
 
+    /// It may take so much longer, if it has begun.
+    pub(super) fn allow(&mut self, more: Duration) {
+        if self.begun.is_some() {
+            self.asking.patience += more;
+        }
+    }
+
     /// What is to be done now.
     pub(super) fn step(&mut self, rng: &mut Rng, now: Instant) -> Step {
         if self.due() > now {

@@ -401,9 +401,9 @@ impl PunchAgent {
             (Keys::Old, Some((old, _))) => old.seal(&probe),
             _ => self.keys.seal(&probe),
         };
-        if pair.sent(nonce, ask, now) {
-            self.effort.nat_entries += 1;
-        }
+        pair.sent(nonce, ask, now);
+        let (socket, remote) = (pair.socket, pair.remote);
+        self.count_entry(socket, remote);
         self.effort.probes += 1;
         let pair = &self.pairs[index];
         self.transmits.push_back(Outgoing {

@@ -30,13 +30,10 @@ pub(super) struct Extras {
     pub(super) spares: Vec<SocketId>,
     /// When those are closed that no path uses.
     retire_at: Option<Instant>,
-    shots: Shots,
-}
-
-/// Probes that were sent to places that may be the peer's, so that no pair was made for them.
-#[derive(Debug, Default)]
-struct Shots {
-    sent: VecDeque<Sent>,
+    /// Probes to places that may be the peer's, so that no pair was made for them.
+    shots: VecDeque<Sent>,
+    /// Sockets with where something was sent from them: for routers in front of this node an entry each, whether it was a
+    /// shot, a question or the probe of a pair. At most [`PACKETS_MAX`]; beyond it they are counted each time.
     places: BTreeSet<(SocketId, SocketAddr)>,
 }
 
@@ -158,7 +155,7 @@ impl PunchAgent {
     /// A nonce came back from a place that was only shot at: the pair may count it. Each counts once.
     pub(super) fn recall(&mut self, nonce: u64, index: usize, now: Instant) {
         let pair = &mut self.pairs[index];
-        let sent = &mut self.extras.shots.sent;
+        let sent = &mut self.extras.shots;
         let matches = |shot: &Sent| shot.nonce == nonce && pair.is(shot.socket, shot.to);
         if let Some(shot) = sent
             .iter()
@@ -178,7 +175,11 @@ impl PunchAgent {
     /// Nothing more is tried. Sockets with a pair that `keeps` them stay open for a while; the others are closed at once.
     fn end_tactics(&mut self, keeps: impl Fn(&Pair) -> bool, now: Instant) {
         self.extras.tactics = None;
-        self.extras.shots = Shots::default();
+        self.extras.shots.clear();
+        let pairs = &self.pairs;
+        self.extras
+            .places
+            .retain(|(socket, to)| pairs.iter().any(|pair| pair.is(*socket, *to)));
         let kept: Vec<SocketId> = self
             .pairs
             .iter()
@@ -275,14 +276,25 @@ impl PunchAgent {
             return;
         }
         self.remove_pairs(|pair| gone.contains(&pair.socket));
+        self.extras.places.retain(|(socket, _)| !gone.contains(socket));
         self.events
             .extend(gone.iter().map(|socket| Event::Unused { socket: *socket }));
     }
 
-    fn ask(&mut self, socket: SocketId, to: SocketAddr, bytes: Vec<u8>) {
-        if self.extras.shots.places.insert((socket, to)) {
-            self.effort.nat_entries += 1;
+    /// Something leaves from there to there: another entry in a router, unless something did before.
+    pub(super) fn count_entry(&mut self, socket: SocketId, to: SocketAddr) {
+        let places = &mut self.extras.places;
+        if places.contains(&(socket, to)) {
+            return;
         }
+        if places.len() < PACKETS_MAX {
+            places.insert((socket, to));
+        }
+        self.effort.nat_entries += 1;
+    }
+
+    fn ask(&mut self, socket: SocketId, to: SocketAddr, bytes: Vec<u8>) {
+        self.count_entry(socket, to);
         self.transmits.push_back(Outgoing {
             transmit: Transmit {
                 socket,
@@ -295,15 +307,13 @@ impl PunchAgent {
     }
 
     fn shoot(&mut self, socket: SocketId, to: SocketAddr, ttl: Option<u8>, now: Instant) {
-        let shots = &mut self.extras.shots;
-        if shots.places.insert((socket, to)) {
-            self.effort.nat_entries += 1;
-        }
+        self.count_entry(socket, to);
         let nonce = self.rng.nonzero_u64();
-        if shots.sent.len() >= PACKETS_MAX {
-            shots.sent.pop_front();
+        let shots = &mut self.extras.shots;
+        if shots.len() >= PACKETS_MAX {
+            shots.pop_front();
         }
-        shots.sent.push_back(Sent {
+        shots.push_back(Sent {
             nonce,
             socket,
             to,

@@ -171,15 +171,15 @@ impl Pair {
         self.tried.is_some_and(|at| now < at + within)
     }
 
-    /// A probe left; true if it was the first.
-    pub(super) fn sent(&mut self, nonce: u64, asked: bool, now: Instant) -> bool {
+    /// A probe left.
+    pub(super) fn sent(&mut self, nonce: u64, asked: bool, now: Instant) {
         self.nonces[self.next_nonce] = Some(Sent {
             nonce,
             at: now,
             asked,
         });
         self.next_nonce = (self.next_nonce + 1) % NONCES_PER_PAIR;
-        self.tried.replace(now).is_none()
+        self.tried = Some(now);
     }
 
     /// The peer echoed `nonce`. Is it one of ours that was not echoed before? Each proves something once.

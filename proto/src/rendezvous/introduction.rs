@@ -159,10 +159,9 @@ impl Registry {
             let networks = session.conns().map(|conn| self.network(conn));
             let known = networks.iter().all(|network| network.mapping != Mapping::Unknown);
             let waits = !session.informed && !session.direct && session.policy().direct;
-            let same = matches!(
-                plan(networks, false, true),
-                Plan::Dial | Plan::Punch | Plan::Hopeless
-            );
+            let better = plan(networks, false, true);
+            let tries = session.tried[0].is_some_and(|tried| tried.plan == better);
+            let same = tries || matches!(better, Plan::Dial | Plan::Punch | Plan::Hopeless);
             let round = session.round.checked_add(1).filter(|_| known && waits && !same);
             if let (Some(round), Some(session)) = (round, self.sessions.get_mut(id)) {
                 session.round = round;

@@ -96,6 +96,8 @@ struct World {
     /// One in so many datagrams is lost; 0: none.
     loses_one_in: u64,
     rng: Rng,
+    /// When the machine stands still, and for how long.
+    stalls: Vec<(Duration, Duration)>,
     sockets: BTreeMap<SocketId, SocketAddr>,
     no_more_sockets_after: usize,
     on_the_way: VecDeque<(Instant, SocketAddr, SocketAddr, Vec<u8>)>,
@@ -119,6 +121,7 @@ impl World {
             stubborn: false,
             loses_one_in: 0,
             rng: Seed::from_number(2).rng(),
+            stalls: Vec::new(),
             sockets: BTreeMap::new(),
             no_more_sockets_after: usize::MAX,
             on_the_way: VecDeque::new(),
@@ -211,6 +214,15 @@ impl World {
                     self.on_the_way.make_contiguous().sort_by_key(|arrival| arrival.0);
                     let next = self.on_the_way.front().map(|arrival| arrival.0);
                     now = next.into_iter().chain(until).min().unwrap().max(now);
+                    let still = |(from, time): &&(Duration, Duration)| {
+                        (*from..*from + *time).contains(&(now - epoch()))
+                    };
+                    if let Some((from, time)) = self.stalls.iter().find(still) {
+                        // It looks at the clock before it looks into its sockets.
+                        now = epoch() + *from + *time;
+                        run.handle_input(Input::Timeout, now);
+                        continue;
+                    }
                     if next.is_some_and(|next| next <= now)
                         && let Some((_, from, to, bytes)) = self.on_the_way.pop_front()
                         && let Some((socket, _)) = self.sockets.iter().find(|(_, local)| **local == to)
@@ -441,6 +453,31 @@ fn udp_is_blocked_when_nothing_came_for_a_second() {
     assert_eq!((found.packets, found.took), (4, ms(1000)));
     assert_eq!(world.learnt, [(epoch() + ms(1000), Learnt::UdpBlocked)]);
     assert_eq!(found.v4.mapping, Fact::NotTestable(Obstacle::NoAnswer));
+}
+
+#[test]
+fn what_waits_in_the_sockets_of_a_machine_that_stood_still_is_not_taken_for_lost() {
+    let counter =
+        |found: &Fingerprint| matches!(found.ports, Fact::Known(Allocation::Counter { step: 1, .. }));
+    for from in (0..600).step_by(5) {
+        for (run, still, times) in [(80, 350, 20), (0, 1_500, 1)] {
+            let mut world = World::new(Some(symmetric()), &FOUR);
+            world.stalls = (0..times)
+                .map(|n| (ms(from + n * (run + still)), ms(still)))
+                .collect();
+            let found = world.run();
+            assert_eq!(
+                found.udp_blocked,
+                Fact::Known(false),
+                "still for {still} ms from {from} on"
+            );
+            assert!(
+                counter(&found),
+                "still for {still} ms from {from} on: {:?}",
+                found.ports
+            );
+        }
+    }
 }
 
 #[test]

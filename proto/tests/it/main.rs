@@ -3,6 +3,7 @@
 
 mod connector;
 mod duo;
+mod entries;
 mod fingerprint;
 mod pairing;
 mod punch;
