@@ -223,7 +223,8 @@ fn a_machine_that_is_away_for_a_moment_is_waited_for_and_one_that_is_unknown_is_
     let mut sends = desk.spawn(&send);
     sends.wait_for("done");
     assert_eq!(sends.finish(), 0);
-    drop(up);
+    up.interrupt();
+    up.finish();
     // As long as the command may take, and no longer.
     let begun = Instant::now();
     fails(
