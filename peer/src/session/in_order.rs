@@ -5,7 +5,7 @@
 //! 100 ms at 1 Gbit/s, is 8,700 packets, and a queue that overflows drops every other one. So bulk data is taken from
 //! quinn as it comes and put in order here, with a bound in bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -72,10 +72,13 @@ impl InOrder {
 /// Pieces of a stream, and how far it was read.
 #[derive(Debug, Default)]
 struct Pieces {
-    next: u64,
-    /// By their place in the stream; none overlaps another, and all are behind `next`.
+    /// What comes next, piece after piece: nearly all of a stream never gets anywhere else.
+    ready: VecDeque<Bytes>,
+    /// Where that ends.
+    end: u64,
+    /// By their place in the stream; none overlaps another, and all are behind `end`.
     waiting: BTreeMap<u64, Bytes>,
-    /// Bytes in `waiting`.
+    /// Bytes in `ready` and `waiting`.
     held: usize,
 }
 
@@ -83,26 +86,37 @@ impl Pieces {
     /// quinn hands out no byte twice.
     fn add(&mut self, offset: u64, bytes: Bytes) {
         self.held += bytes.len();
-        self.waiting.insert(offset, bytes);
+        if offset != self.end {
+            self.waiting.insert(offset, bytes);
+            return;
+        }
+        self.append(bytes);
+        while let Some(first) = self.waiting.first_entry()
+            && *first.key() == self.end
+        {
+            let bytes = first.remove();
+            self.append(bytes);
+        }
+    }
+
+    fn append(&mut self, bytes: Bytes) {
+        self.end += bytes.len() as u64;
+        self.ready.push_back(bytes);
     }
 
     /// What comes next, as far as it is there.
     fn take(&mut self, into: &mut [u8]) -> usize {
         let mut filled = 0;
         while let Some(rest) = into.get_mut(filled..).filter(|rest| !rest.is_empty())
-            && let Some(mut first) = self.waiting.first_entry()
-            && *first.key() == self.next
+            && let Some(piece) = self.ready.front_mut()
         {
-            let piece = first.get_mut();
             let length = piece.len().min(rest.len());
             if let (Some(to), Some(from)) = (rest.get_mut(..length), piece.get(..length)) {
                 to.copy_from_slice(from);
             }
             piece.advance(length);
-            let bytes = first.remove();
-            self.next += length as u64;
-            if !bytes.is_empty() {
-                self.waiting.insert(self.next, bytes);
+            if piece.is_empty() {
+                self.ready.pop_front();
             }
             self.held -= length;
             filled += length;
@@ -150,7 +164,7 @@ mod tests {
                 }
             }
             prop_assert_eq!(read.len(), stream.len());
-            prop_assert_eq!((waiting.held, waiting.waiting.len()), (0, 0));
+            prop_assert_eq!((waiting.held, waiting.waiting.len(), waiting.ready.len()), (0, 0, 0));
         }
     }
 }
