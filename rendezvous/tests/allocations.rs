@@ -32,8 +32,9 @@ const COUNTED: u64 = 20_000;
 /// The same where a limit makes them wait.
 const COUNTED_WAITING: u64 = 12_000;
 
-/// Allocations that do not come from frames: a timer of a control connection, an acknowledgement.
-const HANDFUL: u64 = 40;
+/// Allocations that do not come from frames: timers of control connections, acknowledgements, more of them the longer it takes.
+/// One for each batch of twenty would be at least 600.
+const HANDFUL: u64 = 120;
 
 /// Frames under way at the most, well below what the sockets of a node hold: what is lost would only take longer.
 const WINDOW: u64 = 100;

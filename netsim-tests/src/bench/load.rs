@@ -84,15 +84,21 @@ impl Cargo {
 /// getting it again costs whoever touches it first as much as the copy itself, which is nobody's merit or fault.
 pub(super) fn warm(dir: &Path, bytes: u64) -> io::Result<()> {
     let path = dir.join("warm");
-    let (mut file, block) = (fs::File::create(&path)?, vec![1; BLOCK]);
+    let filled = fill(&path, bytes);
+    // Also what was filled in vain.
+    fs::remove_file(path)?;
+    filled
+}
+
+fn fill(path: &Path, bytes: u64) -> io::Result<()> {
+    let (mut file, block) = (fs::File::create(path)?, vec![1; BLOCK]);
     let mut left = bytes;
     while left > 0 {
         let take = usize::try_from(left).unwrap_or(BLOCK).min(BLOCK);
         file.write_all(&block[..take])?;
         left -= take as u64;
     }
-    drop(file);
-    fs::remove_file(path)
+    Ok(())
 }
 
 /// Files and bytes below a folder, links not followed.

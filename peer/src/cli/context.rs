@@ -225,23 +225,30 @@ impl Context {
             begun + ABSENCE_PATIENCE.min(self.timeout()),
         );
         let mut told = false;
+        // The last time that it was away.
+        let mut away = None;
         loop {
             let options = ConnectOptions {
                 policy: self.global.relay.policy(),
                 timeout: give_up.saturating_duration_since(Instant::now()),
             };
-            match node.connect(contact.id, options).await {
-                Err(error) if is_absence(&error) && Instant::now() + ABSENCE_RETRY < absence => {
-                    if !std::mem::replace(&mut told, true) {
-                        self.output.talk(format_args!(
-                            "{}: {error}; waiting for it for a few seconds",
-                            contact.petname.as_str()
-                        ));
-                    }
-                    sleep(ABSENCE_RETRY).await;
-                }
-                connected => return connected,
+            let error = match node.connect(contact.id, options).await {
+                Ok(connection) => return Ok(connection),
+                // Others of this command are waited for as well; that one is away is still what there is to say.
+                Err(ConnectError::TooFast) if let Some(away) = away.take() => away,
+                Err(error) => error,
+            };
+            if !is_absence(&error) || Instant::now() + ABSENCE_RETRY >= absence {
+                return Err(error);
             }
+            if !std::mem::replace(&mut told, true) {
+                self.output.talk(format_args!(
+                    "{}: {error}; waiting for it for a few seconds",
+                    contact.petname.as_str()
+                ));
+            }
+            sleep(ABSENCE_RETRY).await;
+            away = Some(error);
         }
     }
 

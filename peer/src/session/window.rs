@@ -6,10 +6,12 @@
 //! `assembler.rs`), a second copy of nearly everything. So the window follows what arrives in a round trip, as TCP's
 //! does (dynamic right-sizing).
 //!
-//! Data in order and out of order count alike, and so do streams that are no bulk data. While nothing reads bulk data the
-//! window is as wide as it can be.
+//! Data in order and out of order count alike, and so do streams that are no bulk data: they share the window, which is therefore
+//! narrow only while much comes and is read. A window that is made narrower takes nothing back that was allowed before: quinn
+//! lets what is read pay for it, and until it has, the window must not be made wider again, or a peer could have more on its way
+//! than the widest window.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use quinn::VarInt;
@@ -29,9 +31,21 @@ const ROUNDS: u64 = 4;
 /// into the connection a second.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// The part of the smoothed round trip that is believed at once, although a shorter one was seen of late: the path may be
+/// another one. With this the window grows by a third in each round trip until the shorter one is forgotten; more would
+/// take the time that packets wait at busy processors for the length of the path.
+const BELIEVED: u32 = 3;
+
 /// The round trip is the shortest, the need the greatest of one to two times this: long enough for a transfer to get
 /// through a bad moment without finding the window narrow, short enough to notice another path.
 const RECENT: Duration = Duration::from_secs(5);
+
+/// Below this rate, in bytes a second, the window is as wide as it can be: copies do not count, and a narrow window that is
+/// filled by a slow reader would keep other streams of the connection waiting. At this rate it is empty in 60 ms.
+const FAST: u64 = 32 * 1024 * 1024;
+
+/// How often somebody looks who does not depend on being read.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// A window is made narrower only by more than one part in so many.
 const SHARE_KEPT: u64 = 4;
@@ -59,29 +73,76 @@ pub(crate) struct Reading {
 
 impl Room {
     pub(crate) fn new(quic: quinn::Connection) -> Self {
-        let window = Window::default();
-        let state = Arc::new(Mutex::new(State { readings: 0, window }));
-        Self { quic, state }
+        let state = State {
+            readings: 0,
+            window: Window::default(),
+        };
+        Self {
+            quic,
+            state: Arc::new(Mutex::new(state)),
+        }
     }
 
+    /// Somebody begins to read. To be called inside a runtime.
     pub(crate) fn read(&self) -> Reading {
-        self.with(|state| state.readings += 1);
+        let readings = self.with(|state| {
+            state.readings += 1;
+            state.readings
+        });
+        if readings == 1 {
+            tokio::spawn(watch(self.quic.clone(), Arc::downgrade(&self.state)));
+        }
         Reading {
             room: self.clone(),
             unseen: 0,
         }
     }
 
-    fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        // Every change is whole before anything could panic.
-        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn set(&self, window: u64) {
-        if let Ok(window) = VarInt::from_u64(window) {
-            self.quic.set_receive_window(window);
+    /// Bytes were taken from QUIC.
+    fn took(&self, bytes: usize) {
+        let now = Instant::now();
+        let is_due = self.with(|state| {
+            state.window.took(bytes as u64);
+            state.window.is_due(now)
+        });
+        if is_due {
+            look(&self.quic, &self.state, now);
         }
     }
+
+    fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        with(&self.state, change)
+    }
+}
+
+/// Somebody has to look although nobody reads; ends with the last reader.
+async fn watch(quic: quinn::Connection, state: Weak<Mutex<State>>) {
+    loop {
+        tokio::time::sleep(WATCH_EVERY).await;
+        let Some(state) = state.upgrade() else { return };
+        if with(&state, |state| state.readings) == 0 {
+            return;
+        }
+        look(&quic, &state, Instant::now());
+    }
+}
+
+fn look(quic: &quinn::Connection, state: &Mutex<State>, now: Instant) {
+    let stats = quic.stats();
+    let (came, rtt) = (stats.udp_rx.bytes, stats.path.rtt);
+    set(quic, with(state, |state| state.window.look(came, rtt, now)));
+}
+
+fn set(quic: &quinn::Connection, window: Option<u64>) {
+    if let Some(window) = window.and_then(|window| VarInt::from_u64(window).ok()) {
+        tracing::trace!(%window, "bytes that may be on their way");
+        quic.set_receive_window(window);
+    }
+}
+
+fn with<T>(state: &Mutex<State>, change: impl FnOnce(&mut State) -> T) -> T {
+    // Every change is whole before anything could panic.
+    change(&mut state.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 impl Reading {
@@ -90,36 +151,21 @@ impl Reading {
         /// Looking at the clock for every packet would be worth a percent of a processor.
         const CLOCK_EVERY: usize = 64 * 1024;
         self.unseen += bytes;
-        if self.unseen < CLOCK_EVERY {
-            return;
-        }
-        self.unseen = 0;
-        let now = Instant::now();
-        if !self.room.with(|state| state.window.is_due(now)) {
-            return;
-        }
-        let stats = self.room.quic.stats();
-        let (came, rtt) = (stats.udp_rx.bytes, stats.path.rtt);
-        if let Some(window) = self.room.with(|state| state.window.look(came, rtt, now)) {
-            tracing::trace!(window, "bytes that may be on their way");
-            self.room.set(window);
+        if self.unseen >= CLOCK_EVERY {
+            self.room.took(std::mem::take(&mut self.unseen));
         }
     }
 }
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        let was_last = self.room.with(|state| {
+        let window = self.room.with(|state| {
+            state.window.took(self.unseen as u64);
             state.readings = state.readings.saturating_sub(1);
             let was_last = state.readings == 0;
-            if was_last {
-                state.window = Window::default();
-            }
-            was_last
+            was_last.then(|| state.window.rest()).flatten()
         });
-        if was_last {
-            self.room.set(MOST);
-        }
+        set(&self.room.quic, window);
     }
 }
 
@@ -131,6 +177,8 @@ const MOST: u64 = CONNECTION_WINDOW as u64;
 struct Window {
     /// In bytes.
     now: u64,
+    /// Bytes that were allowed before the window was made narrower and that nothing has paid for yet.
+    debt: u64,
     /// The last look, and how many bytes had come until then.
     looked: Option<(Instant, u64)>,
     /// In nanoseconds.
@@ -143,6 +191,7 @@ impl Default for Window {
     fn default() -> Self {
         Self {
             now: MOST,
+            debt: 0,
             looked: None,
             rtt: Recent::new(u64::min),
             need: Recent::new(u64::max),
@@ -159,24 +208,60 @@ impl Window {
             .is_none_or(|(at, _)| now.saturating_duration_since(at) >= wait)
     }
 
+    /// Bytes were read.
+    fn took(&mut self, bytes: u64) {
+        self.debt = self.debt.saturating_sub(bytes);
+    }
+
     /// `came` bytes came so far, and a round trip is this long. Returns the window if it changes.
     fn look(&mut self, came: u64, rtt: Duration, now: Instant) -> Option<u64> {
-        self.rtt
-            .see(u64::try_from(rtt.as_nanos()).unwrap_or(u64::MAX), now);
+        // Of two who look at once the second has nothing to see.
+        if !self.is_due(now) {
+            return None;
+        }
+        self.rtt.see(nanos(rtt), now);
         let (since, before) = self.looked.replace((now, came))?;
         let elapsed = now.saturating_duration_since(since).as_nanos().max(1);
-        let in_a_round = u128::from(came.saturating_sub(before)) * u128::from(self.rtt.get()?) / elapsed;
-        let need = u64::try_from(in_a_round)
-            .unwrap_or(u64::MAX)
-            .saturating_mul(ROUNDS);
+        let round = self.rtt.get()?.max(nanos(rtt / BELIEVED));
+        let came = u128::from(came.saturating_sub(before));
+        let whole = |number: u128| u64::try_from(number).unwrap_or(u64::MAX);
+        if whole(came * 1_000_000_000 / elapsed) < FAST {
+            return self.change(MOST);
+        }
+        let need = whole(came * u128::from(round) / elapsed).saturating_mul(ROUNDS);
         self.need.see(need, now);
         let wanted = self.need.get()?.clamp(LEAST, MOST);
-        let changes = wanted > self.now || self.now - wanted > self.now / SHARE_KEPT;
-        changes.then(|| {
-            self.now = wanted;
-            wanted
-        })
+        self.change(wanted)
     }
+
+    /// Nobody reads any more.
+    fn rest(&mut self) -> Option<u64> {
+        let window = self.change(MOST);
+        *self = Self {
+            now: self.now,
+            debt: self.debt,
+            ..Self::default()
+        };
+        window
+    }
+
+    fn change(&mut self, wanted: u64) -> Option<u64> {
+        let wanted = wanted.min(MOST.saturating_sub(self.debt));
+        if wanted < self.now {
+            let less = self.now - wanted;
+            if less <= self.now / SHARE_KEPT {
+                return None;
+            }
+            self.debt += less;
+        }
+        let changes = wanted != self.now;
+        self.now = wanted;
+        changes.then_some(wanted)
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The extreme of the numbers of this period and of the one before.
@@ -242,6 +327,8 @@ mod tests {
             for _ in 0..for_ms {
                 self.now += Duration::from_millis(1);
                 self.came += per_ms;
+                self.window.took(per_ms);
+                assert!(self.window.now + self.window.debt <= MOST);
                 if self.window.is_due(self.now) {
                     self.window
                         .look(self.came, Duration::from_millis(rtt_ms), self.now);
@@ -262,8 +349,7 @@ mod tests {
     #[test]
     fn a_sender_that_doubles_each_round_is_never_held_back() {
         let mut path = Path::new();
-        path.run(1, 100, 400);
-        assert_eq!(path.window.now, LEAST);
+        assert_eq!(path.run(1, 100, 400), MOST, "little comes");
         let mut per_ms = 5_000;
         while per_ms <= 125_000 {
             let window = path.run(per_ms, 100, 100);
@@ -271,6 +357,45 @@ mod tests {
             assert!(window >= 2 * per_ms * 100, "{window} at {per_ms}");
             per_ms *= 2;
         }
+    }
+
+    #[test]
+    fn a_path_that_becomes_long_is_soon_as_fast_as_before() {
+        for rtt in [20, 50, 100, 200] {
+            let mut path = Path::new();
+            assert_eq!(path.run(125_000, 1, 6_000), LEAST);
+            // No more can be on its way than the window lets through.
+            for _ in 0..2_000 {
+                let per_ms = path.window.now / rtt;
+                path.run(per_ms.min(125_000), rtt, 1);
+            }
+            assert!(path.window.now >= rtt * 125_000, "{} at {rtt}", path.window.now);
+        }
+    }
+
+    #[test]
+    fn whoever_reads_slowly_or_no_more_has_the_widest_window_that_is_paid_for() {
+        let mut path = Path::new();
+        assert_eq!(path.run(400_000, 1, 1_000), LEAST);
+        assert_eq!(path.run(1_000, 1, 100), MOST);
+        let mut path = Path::new();
+        path.run(400_000, 1, 60);
+        assert!(path.window.debt > 0, "what was allowed before is not paid for");
+        let rest = MOST - path.window.debt;
+        assert_eq!((path.window.rest(), path.window.now), (Some(rest), rest));
+        path.window.took(MOST);
+        assert_eq!(path.window.rest(), Some(MOST));
+    }
+
+    #[test]
+    fn of_two_who_look_at_once_only_one_sees_something() {
+        let mut path = Path::new();
+        path.run(400_000, 1, 1_000);
+        let rtt = Duration::from_millis(1);
+        path.now += Duration::from_millis(50);
+        path.window.look(path.came, rtt, path.now);
+        assert_eq!(path.window.look(path.came + 1_000_000, rtt, path.now), None);
+        assert_eq!(path.window.now, LEAST);
     }
 
     #[test]

@@ -16,6 +16,10 @@ pub(super) enum Place {
     OtherBoth,
 }
 
+/// What a question may be given for time in which the machine stood still, in all: the longest stall that was seen, half a
+/// survey. A machine that always comes late would else wait for a lost packet until the survey is broken off.
+const ALLOWED_MAX: Duration = Duration::from_secs(4);
+
 impl Place {
     pub(super) const ALL: [Self; 4] = [Self::Main, Self::OtherPort, Self::OtherAddress, Self::OtherBoth];
 }
@@ -94,6 +98,8 @@ pub(super) struct Question {
     pub(super) round: u8,
     request: Option<BindingRequest>,
     begun: Option<Instant>,
+    /// Time that was added because the machine stood still.
+    allowed: Duration,
     opened: bool,
     sent: usize,
 }
@@ -118,6 +124,7 @@ impl Question {
             round,
             request: None,
             begun: None,
+            allowed: Duration::ZERO,
             opened: false,
             sent: 0,
         }
@@ -140,10 +147,16 @@ impl Question {
         }
     }
 
-    /// It may take so much longer, if it has begun.
+    /// It may take so much longer, if it has begun; in all no longer than [`ALLOWED_MAX`].
     pub(super) fn allow(&mut self, more: Duration) {
-        if self.begun.is_some() {
-            self.asking.patience += more;
+        if self.begun.is_none() {
+            return;
+        }
+        let more = more.min(ALLOWED_MAX.saturating_sub(self.allowed));
+        self.allowed += more;
+        self.asking.patience += more;
+        if let Some(request) = self.request.as_mut().filter(|_| !self.asking.once) {
+            request.allow(more);
         }
     }
 

@@ -481,6 +481,24 @@ fn what_waits_in_the_sockets_of_a_machine_that_stood_still_is_not_taken_for_lost
 }
 
 #[test]
+fn a_router_without_a_filter_is_not_taken_for_a_strict_one_because_the_machine_stood_still() {
+    for from in (0..400).step_by(5) {
+        let mut world = World::new(
+            Some(Nat::new(Keyed::Socket, Filtering::EndpointIndependent)),
+            &FOUR,
+        );
+        world.stalls = vec![(ms(from), ms(1_500))];
+        let filtering = world.run().v4.filtering;
+        assert!(
+            filtering
+                .known()
+                .is_none_or(|known| known == Filtering::EndpointIndependent),
+            "still from {from} on: {filtering:?}"
+        );
+    }
+}
+
+#[test]
 fn without_anything_to_ask_it_ends_at_once_and_claims_nothing() {
     let mut run = Fingerprinter::new(FingerprintConfig::default(), &Seed::from_number(1), epoch());
     let Output::Done(found) = run.poll_output(epoch()) else {
