@@ -88,11 +88,11 @@ impl Setup {
         }
     }
 
-    /// Can namespaces do it? Their links only delay, and nobody holds the server's messages back there.
+    /// Can namespaces do it? Nobody holds the server's messages back there, and no home is behind a carrier's router.
     #[must_use]
     pub fn is_real(&self) -> bool {
         let place = matches!(self.place, Place::Apart | Place::OneNetwork);
-        place && self.weather == Weather::STEADY && self.late.is_none()
+        place && self.weather.one_way == Weather::STEADY.one_way && self.late.is_none()
     }
 }
 

@@ -7,9 +7,9 @@ use super::{Sample, Turn};
 use crate::demo::meeting::{Cast, Meeting, Pings};
 use crate::demo::{DemoError, Stop};
 use crate::fabric::NatEngine;
-use crate::link::LinkSpec;
+use crate::link::{LinkSpec, Loss};
 use crate::role::RoleError;
-use crate::sim::Place;
+use crate::sim::{Place, Weather};
 
 /// One-way delay of every access link: two of them make the 50 ms of [`Weather::STEADY`](crate::sim::Weather::STEADY).
 const DELAY: Duration = Duration::from_millis(25);
@@ -45,7 +45,7 @@ pub(super) fn sample(seed: u64, how: How<'_>, turn: Turn, stop: &Stop) -> Result
         names: ["a", "b"],
         kinds: [a, b],
         together: turn.setup.place == Place::OneNetwork,
-        links: [LinkSpec::delay(DELAY); 2],
+        links: [link(&turn.setup.weather); 2],
         server_delay: DELAY,
         seed,
         executable: how.executable.to_owned(),
@@ -69,6 +69,19 @@ pub(super) fn sample(seed: u64, how: How<'_>, turn: Turn, stop: &Stop) -> Result
         Err(error) => broken(error.to_string()),
     };
     Ok(Some(Sample { command, ..sample }))
+}
+
+/// The access link of a node, the same both ways. Two of them make the way between the nodes, so each has its part of the jitter and
+/// of what is lost; on the way to the server, whose own link is calm, there is half as much of both.
+fn link(weather: &Weather) -> LinkSpec {
+    let loss = match weather.loss {
+        Loss::Uniform(lost) => Loss::Uniform(1.0 - (1.0 - lost).sqrt()),
+        other => other,
+    };
+    LinkSpec {
+        loss,
+        ..LinkSpec::delay(DELAY).with_jitter(weather.jitter / 2)
+    }
 }
 
 fn attempt(cast: Cast, cold: bool, stop: &Stop) -> Result<Sample, DemoError> {
