@@ -20,6 +20,7 @@ use super::failure::{Failure, code};
 use super::output::{Output, path_fields, size};
 use super::signals::Stop;
 use super::transfer::{Done, Teller, amount, name_some};
+use crate::app::transfer::manifest::Manifest;
 use crate::app::transfer::{
     Conflict, Inbox, Incoming, Limit, ReceiveError, Received, Refused, Running, SERVICE, Terms,
 };
@@ -284,16 +285,7 @@ impl Host {
             incoming.decline(Refused::Inbox).await;
             return Ok(None);
         }
-        for renamed in manifest.renamed() {
-            let (from, to) = (Untrusted(&renamed.offered), Untrusted(&renamed.stored));
-            self.output.talk(format_args!("stored as {to}: {from}"));
-        }
-        self.output.event(
-            "offer",
-            json!({ "peer": peer, "files": files, "bytes": bytes, "name": name }),
-        );
-        self.output
-            .talk(format_args!("{peer} sends {name}: {}", amount(files, bytes)));
+        self.tell_offer(peer, &name, manifest);
         let Some(inbox) = self.open_inbox(bytes).await else {
             incoming.decline(Refused::Inbox).await;
             let message = format!("cannot write to {}", self.taking.folder.display());
@@ -330,6 +322,20 @@ impl Host {
         }
         self.tell_received(connection, peer, &name, &received)?;
         Ok(Some(()))
+    }
+
+    fn tell_offer(&self, peer: &str, name: &str, manifest: &Manifest) {
+        let (files, bytes) = (manifest.files(), manifest.bytes());
+        for renamed in manifest.renamed() {
+            let (from, to) = (Untrusted(&renamed.offered), Untrusted(&renamed.stored));
+            self.output.talk(format_args!("stored as {to}: {from}"));
+        }
+        self.output.event(
+            "offer",
+            json!({ "peer": peer, "files": files, "bytes": bytes, "name": name }),
+        );
+        self.output
+            .talk(format_args!("{peer} sends {name}: {}", amount(files, bytes)));
     }
 
     async fn agrees(&self, peer: &str) -> bool {
