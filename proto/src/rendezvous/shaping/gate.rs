@@ -128,6 +128,8 @@ pub struct Lane {
     key: Option<Arc<SendingKey>>,
     /// Something of this lane waits, so whatever comes later has to wait behind it.
     waits: AtomicBool,
+    /// What it had been granted of the queue's turns and had used when it last had nothing waiting.
+    served: AtomicU64,
 }
 
 impl Lane {
@@ -136,6 +138,7 @@ impl Lane {
         Self {
             key,
             waits: AtomicBool::new(false),
+            served: AtomicU64::new(0),
         }
     }
 
@@ -164,6 +167,15 @@ impl Lane {
 
     pub(super) fn set_waits(&self, waits: bool) {
         self.waits.store(waits, Ordering::Relaxed);
+    }
+
+    /// In bytes of turns of the queue that it was in.
+    pub(super) fn served(&self) -> u64 {
+        self.served.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_served(&self, bytes: u64) {
+        self.served.store(bytes, Ordering::Relaxed);
     }
 }
 

@@ -23,6 +23,8 @@ struct Sender {
     rtt: Duration,
     /// All in packets.
     window: f64,
+    /// Does the window follow what it hears?
+    adapts: bool,
     before: f64,
     threshold: f64,
     reduced_at: Option<Instant>,
@@ -40,6 +42,7 @@ impl Sender {
             number,
             rtt,
             window: 10.0,
+            adapts: true,
             before: 0.0,
             threshold: f64::INFINITY,
             reduced_at: None,
@@ -61,9 +64,9 @@ impl Sender {
         {
             self.answers.pop_front();
             self.in_flight -= packets;
-            if congestion {
+            if congestion && self.adapts {
                 self.back_off(now);
-            } else {
+            } else if self.adapts {
                 self.grow(packets, now);
             }
         }
@@ -183,4 +186,19 @@ fn several_senders_share_alike_whatever_their_round_trip() {
         (least.min(*one), most.max(*one))
     });
     assert!(least / most >= 0.8, "shares within 20 %: {got:?}");
+}
+
+#[test]
+fn short_windows_do_not_lose_their_share_to_longer_ones_on_a_slow_relay() {
+    let sender = |(number, window)| Sender {
+        window,
+        adapts: false,
+        ..Sender::new(number, ms(1), true)
+    };
+    let mut senders: Vec<_> = (0..).zip([9.0, 13.0, 20.0]).map(sender).collect();
+    let got = steady(RelayConfig::new(20 * MBIT), &mut senders, 20);
+    let mean = got.iter().sum::<f64>() / 3.0;
+    assert!(mean >= 0.98 * 20.0 / 3.0, "the limit is used: {got:?}");
+    let fair = |one: &f64| (one / mean - 1.0).abs() <= 0.1;
+    assert!(got.iter().all(fair), "{got:?}");
 }

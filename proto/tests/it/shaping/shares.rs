@@ -235,8 +235,8 @@ fn a_full_socket_makes_everybody_wait_their_turn_and_nobody_pay_twice() {
         .collect();
     assert_eq!(
         left,
-        [0, 2, 4, 6, 1, 3, 5],
-        "within a quantum, and in order within a lane"
+        [0, 1, 2, 4, 3, 5, 6],
+        "a packet or two in each turn, and in order within a lane"
     );
     assert_eq!(
         relay.send(&flows[0], 1_000, 7),
