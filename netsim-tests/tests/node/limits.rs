@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use knothole::app::speed::{self, Direction};
+
 use super::*;
 
 /// The limit, in bit/s: low enough that processors and buffers have no say.
@@ -21,6 +23,32 @@ async fn a_stream_through_the_limit_of_its_key_runs_at_the_limit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_through_the_total_limit_runs_at_the_limit() {
     stream_at_the_limit(|config| config.relay_total_bits = LIMIT).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_measurement_of_a_slow_path_ends_in_time_whatever_is_still_buffered() {
+    // What a connection buffers would take this path two minutes.
+    let world = World::start_with(|config| config.relay_total_bits = 2_000_000).await;
+    let (alice, bob) = world.pair().await;
+    let (from, to) = relayed(&world, &alice, &bob).await;
+    let answering = tokio::spawn(async move {
+        while let Ok((_, send, recv)) = to.accept().await {
+            speed::answer(send, recv).await.unwrap();
+        }
+    });
+    for direction in [Direction::Send, Direction::Receive] {
+        let (send, recv) = from.open(speed::SERVICE).await.unwrap();
+        let begun = Instant::now();
+        let time = Duration::from_secs(2);
+        let report = speed::measure(send, recv, direction, time, |_| {}).await.unwrap();
+        let (took, burst) = (begun.elapsed(), 256 * 1024);
+        assert!(took < Duration::from_secs(6), "{direction:?} took {took:?}");
+        // In two seconds at the limit.
+        let most = 500_000 * 5 / 4 + burst;
+        assert!((100_000..most).contains(&report.bytes), "{direction:?}: {report:?}");
+    }
+    from.close();
+    answering.await.unwrap();
 }
 
 async fn stream_at_the_limit(limit: impl FnOnce(&mut Config)) {

@@ -19,6 +19,10 @@ pub trait Outflow: Send + 'static {
     /// Nothing more will be written.
     fn finish(&mut self);
 
+    /// Nothing more will be written, and what has not arrived need not: the other side is told so with this application error
+    /// code instead of the end.
+    fn abandon(&mut self, code: VarInt);
+
     /// Wait until the other side has everything or has stopped listening.
     fn settled(&mut self) -> impl Future<Output = ()> + Send;
 }
@@ -44,6 +48,11 @@ impl Outflow for SendStream {
     fn finish(&mut self) {
         // Fails only on a stream that the other side stopped, and then nobody listens.
         let _ = Self::finish(self);
+    }
+
+    fn abandon(&mut self, code: VarInt) {
+        // As above.
+        let _ = self.reset(code);
     }
 
     async fn settled(&mut self) {

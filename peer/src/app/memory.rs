@@ -1,9 +1,10 @@
 //! Streams in memory: a connection that can break after any byte.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use bytes::Bytes;
+use quinn::{ReadError, VarInt};
 use tokio::sync::{Mutex, mpsc, watch};
 
 use crate::app::Bulk;
@@ -53,12 +54,14 @@ pub(crate) struct Memory {
 pub(crate) struct MemoryOut {
     wire: Arc<Wire>,
     sender: Option<mpsc::Sender<Bytes>>,
+    abandoned: Arc<OnceLock<VarInt>>,
 }
 
 #[derive(Debug)]
 pub(crate) struct MemoryIn {
     wire: Arc<Wire>,
     receiver: mpsc::Receiver<Bytes>,
+    abandoned: Arc<OnceLock<VarInt>>,
     rest: Bytes,
     is_data: bool,
 }
@@ -89,13 +92,16 @@ pub(crate) fn connection(budget: i64) -> (Arc<Wire>, [(Memory, Control); 2]) {
 
 fn stream(wire: &Arc<Wire>, is_data: bool) -> (MemoryOut, MemoryIn) {
     let (sender, receiver) = mpsc::channel(IN_FLIGHT_MAX);
+    let abandoned = Arc::new(OnceLock::new());
     let out = MemoryOut {
         wire: Arc::clone(wire),
         sender: Some(sender),
+        abandoned: Arc::clone(&abandoned),
     };
     let into = MemoryIn {
         wire: Arc::clone(wire),
         receiver,
+        abandoned,
         rest: Bytes::new(),
         is_data,
     };
@@ -108,6 +114,14 @@ async fn unless_dead<T>(wire: &Wire, work: impl Future<Output = T>) -> Result<T,
         biased;
         _ = dead.wait_for(|dead| *dead) => Err(FrameError::Ended),
         done = work => Ok(done),
+    }
+}
+
+impl MemoryIn {
+    /// The writer is gone.
+    fn ended(&self) -> Result<Option<usize>, FrameError> {
+        let abandoned = self.abandoned.get().copied();
+        abandoned.map_or(Ok(None), |code| Err(FrameError::Read(ReadError::Reset(code))))
     }
 }
 
@@ -138,6 +152,11 @@ impl Outflow for MemoryOut {
         }
     }
 
+    fn abandon(&mut self, code: VarInt) {
+        let _ = self.abandoned.set(code);
+        self.sender = None;
+    }
+
     async fn settled(&mut self) {}
 }
 
@@ -146,7 +165,7 @@ impl Inflow for MemoryIn {
         while self.rest.is_empty() {
             match unless_dead(&self.wire, self.receiver.recv()).await? {
                 Some(bytes) => self.rest = bytes,
-                None => return Ok(None),
+                None => return self.ended(),
             }
         }
         let bytes = self.rest.split_to(self.rest.len().min(into.len()));
@@ -161,7 +180,7 @@ impl Inflow for MemoryIn {
         if self.rest.is_empty() {
             match unless_dead(&self.wire, self.receiver.recv()).await? {
                 Some(bytes) => self.rest = bytes,
-                None => return Ok(None),
+                None => return self.ended(),
             }
         }
         let bytes = std::mem::take(&mut self.rest).len();

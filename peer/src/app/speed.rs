@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use quinn::{ReadError, VarInt};
 use serde::{Deserialize, Serialize};
 
 use super::flow::{Inflow, Outflow};
@@ -17,14 +18,18 @@ pub const SERVICE: &str = "speed";
 /// Longest measurement in seconds: an answering machine is busy for no longer, whatever it is asked for.
 pub const SECONDS_MAX: u32 = 600;
 
+/// The time is over: the stream ends with this application error code, whatever is still on its way. To wait for that would
+/// take long where the path is slow, and measure the buffers of this machine.
+const TIME_OVER: VarInt = VarInt::from_u32(18);
+
 /// Bytes handed to a stream at once. Larger ones save calls, and take longer to notice that the time is over.
 const BLOCK_LEN: usize = 256 * 1024;
 
 /// How often the receiver says how far it is.
 const REPORT_EVERY: Duration = Duration::from_millis(250);
 
-/// How long the receiver may take to count what is still under way when the time is over: longer than any queue lasts.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the other side may be silent when the time is over: longer than any queue lasts.
+const END_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Zeros, of which every block is a view; encryption makes noise of them.
 static BLOCK: [u8; BLOCK_LEN] = [0; BLOCK_LEN];
@@ -82,15 +87,15 @@ pub async fn measure(
                 }
                 Ok::<_, FrameError>(last)
             };
-            let drained = tokio::time::timeout(time + DRAIN_TIMEOUT, async {
+            let drained = tokio::time::timeout(time + END_TIMEOUT, async {
                 tokio::try_join!(filling, hearing).map(|((), last)| last)
             });
             drained.await.unwrap_or(Err(FrameError::Ended))
         }
         Direction::Receive => {
-            let counted = tokio::time::timeout(time + DRAIN_TIMEOUT, async {
+            let counted = tokio::time::timeout(time + END_TIMEOUT, async {
                 let mut count = Count::default();
-                while let Some(bytes) = recv.discard().await? {
+                while let Some(bytes) = more(&mut recv).await? {
                     if let Some(report) = count.add(bytes) {
                         tell(report);
                     }
@@ -112,9 +117,9 @@ pub async fn answer(mut send: impl Outflow, mut recv: impl Inflow) -> Result<(),
     match direction {
         Direction::Receive => fill(&mut send, time).await?,
         Direction::Send => {
-            let counted = tokio::time::timeout(time + DRAIN_TIMEOUT, async {
+            let counted = tokio::time::timeout(time + END_TIMEOUT, async {
                 let mut count = Count::default();
-                while let Some(bytes) = recv.discard().await? {
+                while let Some(bytes) = more(&mut recv).await? {
                     if let Some(report) = count.add(bytes) {
                         framed::write(&mut send, &report).await?;
                     }
@@ -123,10 +128,18 @@ pub async fn answer(mut send: impl Outflow, mut recv: impl Inflow) -> Result<(),
             });
             counted.await.unwrap_or(Err(FrameError::Ended))?;
             send.finish();
+            send.settled().await;
         }
     }
-    send.settled().await;
     Ok(())
+}
+
+/// Bytes that arrived, `None` when the time is over.
+async fn more(recv: &mut impl Inflow) -> Result<Option<usize>, FrameError> {
+    match recv.discard().await {
+        Err(FrameError::Read(ReadError::Reset(TIME_OVER))) => Ok(None),
+        read => read,
+    }
 }
 
 /// Write for so long, and end the stream.
@@ -139,7 +152,7 @@ async fn fill(send: &mut impl Outflow, time: Duration) -> Result<(), FrameError>
     if let Ok(broken) = tokio::time::timeout(time, writing).await {
         return broken;
     }
-    send.finish();
+    send.abandon(TIME_OVER);
     Ok(())
 }
 
