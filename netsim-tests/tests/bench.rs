@@ -129,7 +129,15 @@ fn a_tiny_measurement_says_what_arrived_how_fast_and_at_what_price() {
 
 #[test]
 fn whatever_else_is_installed_delivers_everything() {
-    let mut who = vec!["iperf3", "sendme", "sendme-folder", "wormhole", "wormhole-folder"];
+    let mut who = vec![
+        "iperf3",
+        "sendme",
+        "sendme-folder",
+        "wormhole",
+        "wormhole-folder",
+        "croc",
+        "croc-folder",
+    ];
     // A user namespace does not let sshd change the user.
     if rustix::process::geteuid().is_root() {
         who.extend(["scp", "scp-folder", "rsync", "rsync-folder"]);
@@ -200,6 +208,60 @@ fn who_lacks_a_program_says_which_and_is_not_asked_again() {
         );
     }
     assert_eq!(events.len(), 4, "three turns and the report: {events:?}");
+}
+
+/// A `croc` of Perl, strict about how it is started: the relay only listens, the file goes by a note that the sender leaves.
+const CROC: &str = r#"
+case "$1 $2" in "relay --host") exec "$PERL" -MIO::Socket::INET -e '
+    my $s = IO::Socket::INET->new(LocalAddr => "$ARGV[0]:9009", Listen => 5, ReuseAddr => 1) or die "no relay: $!";
+    my @all; while (my $one = $s->accept) { push @all, $one }' "$3"
+esac
+[ "$CROC_SECRET" ] || { echo "no code" >&2; exit 1; }
+[ "$1 $2" = "--ignore-stdin --relay" ] || { echo "unknown option" >&2; exit 2; }
+case "$4" in
+send)
+    echo "$5" > "$HOME/offer"
+    exec "$PERL" -MIO::Socket::INET -e '
+        my $s = IO::Socket::INET->new($ARGV[0]) or die "no relay: $!";
+        until (-e $ARGV[1]) { select(undef, undef, undef, 0.01) } unlink $ARGV[1]' "$3" "$HOME/taken" ;;
+--yes)
+    [ "$5" = --overwrite ] || { echo "it would ask" >&2; exit 3; }
+    /bin/cp -r "$(/bin/cat "$HOME/offer")" . && echo > "$HOME/taken" ;;
+*) exit 4 ;;
+esac
+"#;
+
+#[test]
+fn croc_is_started_as_its_version_10_wants_it_with_a_relay_and_everything_arrives() {
+    let perl = Path::new("/usr/bin/perl");
+    if !perl.exists() {
+        eprintln!("skipped: no perl to stand in for croc");
+        return;
+    }
+    let bin = tempfile::tempdir().expect("a temporary folder");
+    script(bin.path(), "croc", &CROC.replace("$PERL", "/usr/bin/perl"));
+    let size = SIZE.to_string();
+    let arguments = [
+        "--only",
+        "croc,croc-folder",
+        "--runs",
+        "1",
+        "--files",
+        "30",
+        "--size",
+        &size,
+    ];
+    let Some(events) = events_with(&arguments, Some(bin.path())) else {
+        return;
+    };
+    let report = events.last().expect("a report");
+    for (who, bytes) in [("croc", SIZE), ("croc-folder", 30 * 4096)] {
+        let line = line(report, who);
+        assert_eq!(line["error"], Value::Null, "{line}");
+        let sample = &line["samples"][0];
+        assert_eq!(sample["bytes"], bytes, "{line}");
+        assert!(number(&sample["server"]["peak_kib"]) > 500.0, "{line}");
+    }
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub enum Contestant {
     Sendme,
     /// `wormhole` of one file.
     Wormhole,
+    /// `croc` of one file.
+    Croc,
     /// `knothole send` of a folder of small files on a direct path.
     Folder,
     /// `tar` of that folder through a plain QUIC stream into `tar`.
@@ -39,6 +41,8 @@ pub enum Contestant {
     SendmeFolder,
     /// `wormhole` of that folder.
     WormholeFolder,
+    /// `croc` of that folder.
+    CrocFolder,
 }
 
 /// What it carries.
@@ -54,7 +58,7 @@ pub enum Load {
 
 impl Contestant {
     /// All, in the order of the table and of a round.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Tcp,
         Self::Quic,
         Self::Iperf3,
@@ -66,12 +70,14 @@ impl Contestant {
         Self::Rsync,
         Self::Sendme,
         Self::Wormhole,
+        Self::Croc,
         Self::Folder,
         Self::Tar,
         Self::ScpFolder,
         Self::RsyncFolder,
         Self::SendmeFolder,
         Self::WormholeFolder,
+        Self::CrocFolder,
     ];
 
     /// The name on the command line and in JSON.
@@ -89,12 +95,14 @@ impl Contestant {
             Self::Rsync => "rsync",
             Self::Sendme => "sendme",
             Self::Wormhole => "wormhole",
+            Self::Croc => "croc",
             Self::Folder => "folder",
             Self::Tar => "tar",
             Self::ScpFolder => "scp-folder",
             Self::RsyncFolder => "rsync-folder",
             Self::SendmeFolder => "sendme-folder",
             Self::WormholeFolder => "wormhole-folder",
+            Self::CrocFolder => "croc-folder",
         }
     }
 
@@ -109,15 +117,20 @@ impl Contestant {
     pub fn load(self) -> Load {
         match self {
             Self::Tcp | Self::Quic | Self::Iperf3 | Self::Speed | Self::SpeedRelay => Load::Stream,
-            Self::Send | Self::SendRelay | Self::Scp | Self::Rsync | Self::Sendme | Self::Wormhole => {
-                Load::File
-            }
+            Self::Send
+            | Self::SendRelay
+            | Self::Scp
+            | Self::Rsync
+            | Self::Sendme
+            | Self::Wormhole
+            | Self::Croc => Load::File,
             Self::Folder
             | Self::Tar
             | Self::ScpFolder
             | Self::RsyncFolder
             | Self::SendmeFolder
-            | Self::WormholeFolder => Load::Folder,
+            | Self::WormholeFolder
+            | Self::CrocFolder => Load::Folder,
         }
     }
 

@@ -15,7 +15,7 @@ use super::plain::{Ends, Plain};
 use super::rivals::{self, Field, RivalRun};
 use super::usage::Used;
 use super::yardstick::gbit;
-use super::{BenchError, temporary_in, wormhole};
+use super::{BenchError, croc, temporary_in, wormhole};
 use crate::demo::PathSeen;
 use crate::demo::meeting::{Cast, Meeting};
 use crate::fabric::NatEngine;
@@ -322,6 +322,7 @@ impl<'a> Course<'a> {
             Contestant::Wormhole | Contestant::WormholeFolder => {
                 wormhole::wormhole(field, what, &self.arrived)?
             }
+            Contestant::Croc | Contestant::CrocFolder => croc::croc(field, what, &self.arrived)?,
             _ => rivals::sendme(field, what, &self.arrived)?,
         };
         Ok(self.sample(contestant, run))

@@ -6,6 +6,7 @@
 mod congestion;
 mod contestant;
 mod course;
+mod croc;
 mod job;
 mod load;
 mod own;

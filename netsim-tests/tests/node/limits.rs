@@ -45,7 +45,10 @@ async fn a_measurement_of_a_slow_path_ends_in_time_whatever_is_still_buffered() 
         assert!(took < Duration::from_secs(6), "{direction:?} took {took:?}");
         // In two seconds at the limit.
         let most = 500_000 * 5 / 4 + burst;
-        assert!((100_000..most).contains(&report.bytes), "{direction:?}: {report:?}");
+        assert!(
+            (100_000..most).contains(&report.bytes),
+            "{direction:?}: {report:?}"
+        );
     }
     from.close();
     answering.await.unwrap();

@@ -1,7 +1,7 @@
 //! Streams in memory: a connection that can break after any byte.
 
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use quinn::{ReadError, VarInt};

@@ -25,8 +25,8 @@ const MEMORY: &str = "/dev/shm";
 /// What is compared, and over what.
 #[derive(Args, Debug)]
 pub(crate) struct CompareArgs {
-    /// Only these: tcp, quic, iperf3, speed, speed-relay, send, send-relay, scp, rsync, sendme, wormhole, folder,
-    /// tar, scp-folder, rsync-folder, sendme-folder, wormhole-folder
+    /// Only these: tcp, quic, iperf3, speed, speed-relay, send, send-relay, scp, rsync, sendme, wormhole, croc,
+    /// folder, tar, scp-folder, rsync-folder, sendme-folder, wormhole-folder, croc-folder
     #[arg(long, env = "KNOTHOLE_ONLY", value_delimiter = ',', value_name = "NAME", value_parser = contestant)]
     only: Vec<Contestant>,
     /// Rounds, in which everybody takes a turn
