@@ -13,6 +13,22 @@ use serde_json::Value;
 use support::{World, done_of, event_of, fails, noise, stderr, stdout};
 
 #[test]
+fn a_script_learns_which_argument_is_wrong() {
+    let world = World::start();
+    let machine = world.machine("x");
+    for (arguments, word) in [
+        (&["send", "--json"][..], "<PATH>"),
+        (&["up", "--json", "--server"], "--server"),
+    ] {
+        let output = machine.run(arguments);
+        assert_eq!(output.status.code(), Some(2));
+        let event = event_of(&output, "error");
+        let message = event["message"].as_str().unwrap();
+        assert!(message.contains(word) && !message.contains('\n'), "{message:?}");
+    }
+}
+
+#[test]
 fn two_machines_pair_by_a_code_that_works_once() {
     let world = World::start();
     let (desk, nas, third) = (

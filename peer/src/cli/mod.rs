@@ -59,12 +59,21 @@ fn usage(args: &[OsString], error: &clap::Error) -> ExitCode {
     }
     // A script that asked for JSON gets it also for this.
     if args.iter().any(|arg| arg == "--json") {
-        let message = error.kind().to_string();
-        let fields =
-            serde_json::json!({ "code": code::USAGE, "message": message, "hint": "knothole --help" });
+        let fields = serde_json::json!({ "code": code::USAGE, "message": in_a_line(error), "hint": "knothole --help" });
         Output::new(true, true).event("error", fields);
     }
     ExitCode::from(code::USAGE)
+}
+
+/// What is wrong with the arguments, without the advice that follows it.
+fn in_a_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let what = text.split("\n\n").next().unwrap_or_default();
+    let words: Vec<&str> = what
+        .split_whitespace()
+        .skip_while(|word| *word == "error:")
+        .collect();
+    words.join(" ")
 }
 
 /// Log to stderr, as `RUST_LOG` says, or else as loudly as `-v` and `-q` say.

@@ -34,6 +34,20 @@ impl Failure {
         }
     }
 
+    /// Wrong arguments, in the words of the library that reads them, without the advice that follows these.
+    pub(super) fn usage(text: &str) -> Self {
+        let what = text.split("\n\n").next().unwrap_or_default();
+        let words: Vec<&str> = what
+            .split_whitespace()
+            .skip_while(|word| *word == "error:")
+            .collect();
+        Self {
+            code: USAGE,
+            message: words.join(" "),
+            hint: Some("knothole-rendezvous --help".to_owned()),
+        }
+    }
+
     pub(super) fn config(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self {
             code: CONFIG,
@@ -115,5 +129,23 @@ fn file_hint(error: &FileError) -> String {
             "that command, if nobody else can have read it; else a new --data directory".to_owned()
         }
         FileError::Io { .. } => "--data DIR with a directory that this user may write".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::args::Args;
+    use super::*;
+
+    #[test]
+    fn wrong_arguments_are_named_in_one_line() {
+        let parsed = Args::try_parse_from(["knothole-rendezvous", "run", "--open", "--publik", "x"]);
+        let failure = Failure::usage(&parsed.unwrap_err().render().to_string());
+        assert_eq!(
+            (failure.code, failure.message.as_str()),
+            (USAGE, "unexpected argument '--publik' found")
+        );
     }
 }

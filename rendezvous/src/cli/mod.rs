@@ -24,17 +24,10 @@ pub fn main() -> ExitCode {
 
 /// Run with these arguments, the first of which is the program's name. Returns the process's exit code.
 pub fn run_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let args = match Args::try_parse_from(args) {
+    let given: Vec<OsString> = args.into_iter().collect();
+    let args = match Args::try_parse_from(&given) {
         Ok(args) => args,
-        Err(why) => {
-            // Nobody to tell if stdout and stderr are closed.
-            let _ = why.print();
-            return ExitCode::from(if why.use_stderr() {
-                failure::USAGE
-            } else {
-                failure::DONE
-            });
-        }
+        Err(why) => return usage(&given, &why),
     };
     // What `check` finds is its output; a log beside it would only repeat it.
     let quieter = u8::from(matches!(args.command, Command::Check(_)));
@@ -48,6 +41,19 @@ pub fn run_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(code) => code,
         Err(failure) => failure.tell(json),
     }
+}
+
+/// Arguments that are none, or a wish for help.
+fn usage(given: &[OsString], why: &clap::Error) -> ExitCode {
+    // Nobody to tell if stdout and stderr are closed.
+    let _ = why.print();
+    if !why.use_stderr() {
+        return ExitCode::from(failure::DONE);
+    }
+    if given.iter().any(|arg| arg == "--json") {
+        return Failure::usage(&why.render().to_string()).tell(true);
+    }
+    ExitCode::from(failure::USAGE)
 }
 
 /// Log to stderr, as `RUST_LOG` says or else as loudly as `-v` and `-q` say.
