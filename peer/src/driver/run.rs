@@ -383,7 +383,8 @@ impl Driver {
         for entry in self.links.values() {
             entry.shared.set_down();
         }
-        if !self.links.is_empty() {
+        // A direct path needs no server.
+        if self.links.values().any(|entry| !entry.path.is_direct()) {
             sleep(GOODBYE_LEAD).await;
         }
         self.feed(Input::Command(Command::Bye));

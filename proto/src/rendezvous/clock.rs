@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::config::{LEAD_EXTRA, LEAD_MIN, RTT_ASSUMED, RTT_MAX, SECOND_EXTRA};
+use super::config::{LEAD_EXTRA, RTT_ASSUMED, RTT_MAX, SECOND_EXTRA};
 use crate::wire::ServerTime;
 
 /// The clock.
@@ -30,7 +30,7 @@ pub(super) fn told_rtt(rtt_us: u32) -> Option<Duration> {
 
 /// How long after an introduction punching starts: so long that the message has reached both.
 pub(super) fn lead(one: Option<Duration>, other: Option<Duration>) -> Duration {
-    LEAD_MIN.max(larger(one, other) * 3 / 4 + LEAD_EXTRA)
+    larger(one, other) * 3 / 4 + LEAD_EXTRA
 }
 
 /// How long after an introduction that begins which needs an exchange: so long that each side has measured something at
@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn the_lead_follows_the_slower_side() {
         let ms = |ms| Some(Duration::from_millis(ms));
-        assert_eq!(lead(ms(10), ms(20)), Duration::from_millis(100));
+        assert_eq!(lead(ms(10), ms(20)), Duration::from_millis(65));
         assert_eq!(lead(ms(10), ms(400)), Duration::from_millis(350));
         assert_eq!(lead(None, None), Duration::from_millis(125));
         assert_eq!(second(ms(10), ms(400)), Duration::from_millis(1060));

@@ -26,12 +26,9 @@ pub(super) const NAMEPLATE_TTL: Duration = Duration::from_secs(600);
 /// that is direct needs no session until it asks anew; a shorter time costs needless introductions.
 pub(super) const SESSION_IDLE: Duration = Duration::from_secs(3600);
 
-/// The earliest start of punching after an introduction: both must have got the message, and opened their routers before it.
-/// Every attempt waits for it, so more delays everybody.
-pub(super) const LEAD_MIN: Duration = Duration::from_millis(100);
-
 /// Added to three quarters of a round trip, so to the way of the message and half as much again, for the time that messages
-/// wait in the two nodes, and for the packets that open a router before the start.
+/// wait in the two nodes, and for the packets that open a router before the start. Every attempt waits for it, so more delays
+/// everybody; with less, a busy node begins late, and its early packets find the other side closed.
 pub(super) const LEAD_EXTRA: Duration = Duration::from_millis(50);
 
 /// Added to two and a half round trips for the second start: the introduction arrives (half of one), each side measures at
