@@ -64,6 +64,30 @@ fn in_namespaces_every_pair_of_four_easy_kinds_becomes_direct() {
 }
 
 #[test]
+fn in_namespaces_homes_meet_at_their_carrier_and_a_side_that_starts_late_is_met_in_the_second_round() {
+    let rows = ["--row", "one-carrier,skew", "--runs", "5", "--jobs", "4"];
+    let output = matrix(&[&["--promises", "--world", "netns", "--json"][..], &rows].concat());
+    let events = events(&output);
+    if events[0]["event"] == "error" && events[0]["code"] == 3 {
+        assert!(
+            std::env::var("CI").as_deref() != Ok("true"),
+            "the lab must run here: {}",
+            events[0]
+        );
+        println!("skipped: {}", events[0]["message"]);
+        return;
+    }
+    assert_eq!(events[2]["event"], "done", "{events:#?}");
+    let [carrier, skew] = [&events[0], &events[1]];
+    for row in [carrier, skew] {
+        assert_eq!(row["direct"], 5, "{row}");
+    }
+    // A second round begins two seconds after the first: nobody is late enough for that but by the first one's failure.
+    let slowest = |row: &Value| row["to_direct_ms"]["max"].as_u64();
+    assert!(slowest(skew) > Some(2_000), "nobody was late enough: {skew}");
+}
+
+#[test]
 fn in_namespaces_who_cannot_reach_the_server_says_so_and_agrees_with_the_oracle() {
     let output = matrix(&[
         "--world",

@@ -22,6 +22,7 @@ use crate::fabric::NatEngine;
 use crate::link::LinkSpec;
 use crate::nat::NatKind;
 use crate::role::{RoleError, Stop};
+use crate::sim::Place;
 
 /// Slowest transfer that is waited for, in bytes a second; what is slower is given up.
 const SLOWEST: u64 = 2 << 20;
@@ -95,7 +96,8 @@ impl Road {
         let cast = Cast {
             names: ["a", "b"],
             kinds: [self.nat, open],
-            together: false,
+            place: Place::Apart,
+            late: Duration::ZERO,
             links: self.links(),
             server_delay: Duration::ZERO,
             seed: 0,

@@ -10,11 +10,14 @@ use std::time::{Duration, Instant};
 use knothole::ServerUrl;
 use serde_json::Value;
 
+use super::late::Late;
+use super::sites::settle;
 use super::{DemoError, PathSeen, Stop};
 use crate::fabric::{HostSpec, Lab, NatEngine};
 use crate::link::LinkSpec;
 use crate::nat::NatKind;
 use crate::role::{Role, RoleError};
+use crate::sim::Place;
 
 /// The server's public addresses. Globally scoped inside the lab, because real software refuses documentation ranges.
 pub(crate) const SERVERS: [IpAddr; 2] = [IpAddr::V4(SERVER), IpAddr::V6(SERVER6)];
@@ -24,9 +27,6 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(5, 5, 5, 1);
 const SERVER_ALTERNATE: &str = "5.5.5.2:5669";
 
 const SERVER6: Ipv6Addr = Ipv6Addr::new(0x2a01, 5, 5, 5, 0, 0, 0, 1);
-
-/// Begin of the names of NATs that both machines are behind.
-const COMMON: &str = "common";
 
 /// How long any single small step may take: seconds on an idle machine, more where others use it too.
 pub(crate) const STEP: Duration = Duration::from_secs(60);
@@ -42,8 +42,10 @@ pub(crate) struct Cast {
     pub(crate) names: [&'static str; 2],
     /// The NATs in front of them.
     pub(crate) kinds: [&'static NatKind; 2],
-    /// Are both behind the NATs of the first kind?
-    pub(crate) together: bool,
+    /// What they have in common.
+    pub(crate) place: Place,
+    /// By how much the news of the introduction reach the second later than is to be expected.
+    pub(crate) late: Duration,
     /// The access links of the two machines, the same both ways.
     pub(crate) links: [LinkSpec; 2],
     /// One-way delay of the server's access link.
@@ -117,31 +119,11 @@ impl Meeting {
             .map_err(|source| DemoError::files("a temporary folder", source))?;
         let [a, b] = cast.names;
         let servers = SERVERS.into_iter().chain(alternate());
-        let mut builder = Lab::builder()
+        let builder = Lab::builder()
             .seed(cast.seed)
             .engine(cast.engine)
             .host("server", HostSpec::public(servers));
-        let mut inner: Option<String> = None;
-        if cast.together {
-            let nats = cast.kinds[0].chain(&SERVERS);
-            for (level, spec) in nats.into_iter().enumerate().rev() {
-                let name = format!("{COMMON}.nat{level}");
-                builder = match &inner {
-                    None => builder.nat(&name, spec),
-                    Some(outer) => builder.nat_behind(&name, outer, spec),
-                };
-                inner = Some(name);
-            }
-        }
-        let inner = inner.as_deref();
-        let kinds = if cast.together {
-            [cast.kinds[0]; 2]
-        } else {
-            cast.kinds
-        };
-        let lab = builder
-            .host(a, host(kinds[0], 1, inner))
-            .host(b, host(kinds[1], 2, inner))
+        let lab = settle(builder, &cast)
             .link("server", LinkSpec::delay(cast.server_delay))
             .link(a, cast.links[0])
             .link(b, cast.links[1])
@@ -261,6 +243,7 @@ impl Meeting {
             "--relay",
             relay,
         ];
+        let late = Late::begin(&self.lab, self.cast.names[1], self.cast.links[1], self.cast.late)?;
         let role = self.node(0, "ping", &arguments)?;
         let deadline = Instant::now() + STEP;
         let mut pings = Pings::default();
@@ -276,6 +259,7 @@ impl Meeting {
                     });
                 }
                 Some("plan") => {
+                    late.end()?;
                     pings.plan_ms = pings.plan_ms.or(event["at_ms"].as_u64());
                     pings.plans.extend(event["plan"].as_str().map(ToOwned::to_owned));
                 }
@@ -433,34 +417,6 @@ fn alternate() -> Option<IpAddr> {
 }
 
 /// A host behind the NATs of a kind, with the addresses that it has there: NATs of its own, or those that lead to `inner`.
-fn host(kind: &NatKind, number: u8, inner: Option<&str>) -> HostSpec {
-    let network = if inner.is_some() { 1 } else { number };
-    let v4 = kind
-        .families
-        .v4
-        .then(|| IpAddr::from([192, 168, network, 10 * number]));
-    let v6 = Ipv6Addr::new(
-        0x2a01,
-        5,
-        u16::from(network),
-        0,
-        0,
-        0,
-        0,
-        0x10 * u16::from(number),
-    );
-    let v6 = kind.families.v6.then(|| IpAddr::from(v6));
-    let at = |address: IpAddr| match inner {
-        Some(nat) => HostSpec::lan(nat, address),
-        None => HostSpec::behind(kind.chain(&SERVERS), address),
-    };
-    match (v4, v6) {
-        (Some(v4), Some(v6)) => at(v4).and(v6),
-        (Some(one), None) | (None, Some(one)) => at(one),
-        (None, None) => HostSpec::public::<IpAddr>([]),
-    }
-}
-
 /// The path that an event tells of.
 pub(crate) fn path_of(event: &Value) -> PathSeen {
     let text = |key: &str| event[key].as_str().map(ToOwned::to_owned);

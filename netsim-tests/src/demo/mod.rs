@@ -5,8 +5,10 @@
 //! suites call it with other kinds and sizes and look at the [`Report`].
 
 mod files;
+mod late;
 mod measure;
 pub(crate) mod meeting;
+mod sites;
 mod stage;
 
 use std::path::PathBuf;

@@ -6,6 +6,7 @@ use super::meeting::{Cast, Meeting, STEP, hash, path_of, silent};
 use super::{DemoError, PathSeen, Plan, Progress, Report, Stop, Transfer, files, measure};
 use crate::fabric::NatEngine;
 use crate::link::LinkSpec;
+use crate::sim::Place;
 
 /// Slowest transfer that is still waited for, in bytes a second; below it something is wrong.
 const SLOWEST: u64 = 2 << 20;
@@ -31,7 +32,8 @@ pub fn run(plan: &Plan, stop: &Stop, observe: &mut dyn FnMut(Progress)) -> Resul
     let cast = Cast {
         names: NAMES,
         kinds: [plan.a, plan.b],
-        together: false,
+        place: Place::Apart,
+        late: Duration::ZERO,
         links: [LinkSpec::delay(plan.delay); 2],
         server_delay: Duration::ZERO,
         seed: 0,

@@ -12,6 +12,7 @@ use crate::link::LinkSpec;
 use crate::nat::NatKind;
 use crate::oracle::{Expect, expect, reaches};
 use crate::role::RoleError;
+use crate::sim::Place;
 
 /// One-way delay of every access link: two of them make the 50 ms of [`Weather::STEADY`](crate::sim::Weather::STEADY).
 const DELAY: Duration = Duration::from_millis(25);
@@ -46,7 +47,8 @@ pub(super) fn cell(
         let cast = Cast {
             names: ["a", "b"],
             kinds: [a, b],
-            together: false,
+            place: Place::Apart,
+            late: Duration::ZERO,
             links: [LinkSpec::delay(DELAY); 2],
             server_delay: DELAY,
             seed: plan.seed.wrapping_add(run.into()),

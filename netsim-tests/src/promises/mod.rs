@@ -88,11 +88,13 @@ impl Setup {
         }
     }
 
-    /// Can namespaces do it? Nobody holds the server's messages back there, and no home is behind a carrier's router.
+    /// Can namespaces do it? Only what the server says to the callee can be held back there: the moment at which it answers the
+    /// caller is not to be seen beforehand.
     #[must_use]
     pub fn is_real(&self) -> bool {
-        let place = matches!(self.place, Place::Apart | Place::OneNetwork);
-        place && self.weather.one_way == Weather::STEADY.one_way && self.late.is_none()
+        let place = self.place != Place::BehindCarrier;
+        let late = self.late.is_none_or(|(side, _)| side == 1);
+        place && late && self.weather.one_way == Weather::STEADY.one_way
     }
 }
 
@@ -104,7 +106,7 @@ pub enum World {
         /// The caller knows nothing of its network when it asks, and asks at some moment of its survey.
         cold: bool,
     },
-    /// Real programs in namespaces; rows whose conditions these cannot have are left out.
+    /// Real programs in namespaces; pairs whose conditions these cannot have are left out.
     Namespaces {
         /// The executable that plays the roles: the lab's own.
         executable: PathBuf,
@@ -188,11 +190,7 @@ pub(crate) struct Turn {
 /// What makes labs impossible here, where namespaces are wanted.
 pub fn run(plan: &Plan, stop: &Stop, each: &mut dyn FnMut(&Kept)) -> Result<Report, DemoError> {
     let begun = Instant::now();
-    let chosen: Vec<Promise> = plan
-        .promises
-        .iter()
-        .filter_map(|row| possible(plan, row))
-        .collect();
+    let chosen: Vec<Promise> = plan.promises.iter().map(|row| possible(plan, row)).collect();
     let mut rows = Vec::new();
     for promise in &chosen {
         let Some(samples) = samples(plan, promise, stop)? else {
@@ -209,13 +207,13 @@ pub fn run(plan: &Plan, stop: &Stop, each: &mut dyn FnMut(&Kept)) -> Result<Repo
     })
 }
 
-/// The row with what this world can have of it; `None`: nothing.
-fn possible(plan: &Plan, row: &Promise) -> Option<Promise> {
+/// The row with what this world can have of it.
+fn possible(plan: &Plan, row: &Promise) -> Promise {
     let mut row = row.clone();
     if !matches!(plan.world, World::Memory { .. }) {
         row.setups.retain(Setup::is_real);
     }
-    (!row.setups.is_empty()).then_some(row)
+    row
 }
 
 /// All attempts of a row; `None` if somebody stopped it.

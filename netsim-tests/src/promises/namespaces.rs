@@ -3,13 +3,15 @@
 use std::path::Path;
 use std::time::Duration;
 
+use knothole_proto::seed::Seed;
+
 use super::{Sample, Turn};
 use crate::demo::meeting::{Cast, Meeting, Pings};
 use crate::demo::{DemoError, Stop};
 use crate::fabric::NatEngine;
 use crate::link::{LinkSpec, Loss};
 use crate::role::RoleError;
-use crate::sim::{Place, Weather};
+use crate::sim::Weather;
 
 /// One-way delay of every access link: two of them make the 50 ms of [`Weather::STEADY`](crate::sim::Weather::STEADY).
 const DELAY: Duration = Duration::from_millis(25);
@@ -44,7 +46,8 @@ pub(super) fn sample(seed: u64, how: How<'_>, turn: Turn, stop: &Stop) -> Result
     let cast = Cast {
         names: ["a", "b"],
         kinds: [a, b],
-        together: turn.setup.place == Place::OneNetwork,
+        place: turn.setup.place,
+        late: late(turn, seed),
         links: [link(&turn.setup.weather); 2],
         server_delay: DELAY,
         seed,
@@ -69,6 +72,14 @@ pub(super) fn sample(seed: u64, how: How<'_>, turn: Turn, stop: &Stop) -> Result
         Err(error) => broken(error.to_string()),
     };
     Ok(Some(Sample { command, ..sample }))
+}
+
+/// How late the callee is, between nothing and the most.
+fn late(turn: Turn, seed: u64) -> Duration {
+    let most = turn.setup.late.map_or(Duration::ZERO, |(_, most)| most);
+    let micros = u64::try_from(most.as_micros()).unwrap_or(u64::MAX);
+    let mut dice = Seed::from_number(seed).child("late", 0).rng();
+    Duration::from_micros(dice.below(micros.saturating_add(1)))
 }
 
 /// The access link of a node, the same both ways. Two of them make the way between the nodes, so each has its part of the jitter and

@@ -48,7 +48,7 @@ impl Place {
     }
 
     /// The NAT of the carrier, if there is one.
-    pub(super) fn carrier(self) -> Option<NatSpec> {
+    pub(crate) fn carrier(self) -> Option<NatSpec> {
         let hairpin = match self {
             Self::Apart | Self::OneNetwork => return None,
             Self::OneCarrier(hairpin) => hairpin,

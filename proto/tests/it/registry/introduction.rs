@@ -80,10 +80,7 @@ fn the_start_leaves_both_the_time_to_hear_of_it() {
         let told = world.introduced(one);
         let lead = told.start.0 - told.now.0;
         let one_way = u64::from(rtt_one.max(rtt_two)) * 1000 / 2;
-        assert!(
-            lead >= one_way + 50_000,
-            "{rtt_one} and {rtt_two} ms: {lead} us"
-        );
+        assert!(lead >= one_way + 50_000, "{rtt_one} and {rtt_two} ms: {lead} us");
         assert!(lead <= 1_550_000, "nobody waits for longer than two seconds");
         let second = told.second.0 - told.now.0;
         assert!(
