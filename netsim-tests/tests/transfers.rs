@@ -230,7 +230,7 @@ fn of_several_receivers_each_is_told_apart_until_the_last_has_ended() {
     world.introduce(&desk, "desk", &off, "off");
     let _nas = nas.up(&["--inbox", &world.path("nas-in")]);
     let slow = world.path("lap-in");
-    let mut slow = lap.spawn(&["recv", "-o", &slow, "--yes", "--limit", "1MB/s", "--json"]);
+    let mut slow = lap.spawn(&["recv", "-o", &slow, "--yes", "--limit", "500kB/s", "--json"]);
     slow.wait_for("registered");
     let file = world.file("f", &noise(3_000_000));
     let args = ["send", &file, "--to", "nas", "--to", "lap", "--to", "off"];

@@ -352,6 +352,16 @@ fn byte_rate(text: &str) -> Result<u64, String> {
     Ok(rate as u64)
 }
 
+/// Does the environment ask for JSON, whatever is wrong with the arguments?
+pub(super) fn wants_json() -> bool {
+    #[derive(Parser)]
+    struct Json {
+        #[arg(long, env = "KNOTHOLE_JSON", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+        json: bool,
+    }
+    Json::try_parse_from(["knothole"]).is_ok_and(|asked| asked.json)
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;

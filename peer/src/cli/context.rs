@@ -234,8 +234,13 @@ impl Context {
             };
             let error = match node.connect(contact.id, options).await {
                 Ok(connection) => return Ok(connection),
-                // Others of this command are waited for as well; that one is away is still what there is to say.
-                Err(ConnectError::TooFast) if let Some(away) = away.take() => away,
+                // Others of this command are waited for as well, or there was no time left for an answer; that one is away is
+                // still what there is to say.
+                Err(ConnectError::TooFast | ConnectError::Timeout { path: None })
+                    if let Some(away) = away.take() =>
+                {
+                    away
+                }
                 Err(error) => error,
             };
             if !is_absence(&error) || Instant::now() + ABSENCE_RETRY >= absence {

@@ -20,6 +20,7 @@ mod serve;
 mod signals;
 mod speed;
 mod status;
+mod terminal;
 mod transfer;
 mod up;
 
@@ -58,7 +59,7 @@ fn usage(args: &[OsString], error: &clap::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     // A script that asked for JSON gets it also for this.
-    if args.iter().any(|arg| arg == "--json") {
+    if args.iter().any(|arg| arg == "--json") || args::wants_json() {
         let fields = serde_json::json!({ "code": code::USAGE, "message": in_a_line(error), "hint": "knothole --help" });
         Output::new(true, true).event("error", fields);
     }

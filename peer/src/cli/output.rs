@@ -15,6 +15,7 @@ use knothole_proto::punch::Plan;
 use serde_json::{Map, Value, json};
 
 use super::failure::Failure;
+use super::terminal;
 use crate::node::Registered;
 
 /// Version of the layout of events.
@@ -36,7 +37,7 @@ impl Output {
             json,
             quiet,
             started: Instant::now(),
-            lines: looks.then(MultiProgress::new),
+            lines: looks.then(|| MultiProgress::with_draw_target(terminal::target())),
         }
     }
 
@@ -102,11 +103,10 @@ impl Output {
         ExitCode::from(*code)
     }
 
-    /// A question to whoever sits at the terminal, without a line end.
+    /// A question to whoever sits at the terminal. It has a line of its own: the lines below are drawn again and again.
     pub(super) fn ask(&self, question: impl Display) {
         self.beside_the_lines(|| {
-            let _ = write!(std::io::stderr(), "{question} [y/n] ");
-            let _ = std::io::stderr().flush();
+            let _ = writeln!(std::io::stderr(), "{question} [y/n]");
         });
     }
 

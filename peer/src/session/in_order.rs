@@ -18,6 +18,13 @@ use super::window::Reading;
 /// closes; more memory would let it go on at full rate through longer ones.
 const HELD_MAX: usize = 32 * 1024 * 1024;
 
+/// Pieces that may wait likewise; a sender that has more of them makes them small on purpose, for each costs its packet's memory
+/// and a place in a map. Full packets are more than [`HELD_MAX`] before they are as many.
+const PIECES_MAX: usize = 32 * 1024;
+
+/// Application error code for a stream of which too many pieces wait.
+const CODE_IN_PIECES: VarInt = VarInt::from_u32(19);
+
 /// Time between two pieces beyond that. quinn hands out the first of what it has, so the missing one comes as the next.
 const SLOW: Duration = Duration::from_millis(5);
 
@@ -42,7 +49,7 @@ impl InOrder {
     /// Read some bytes, as many as are there and fit; `None` at the end. Safe to cancel.
     ///
     /// # Errors
-    /// That the stream was reset or the connection ended.
+    /// That the stream was reset or the connection ended; [`ReadError::ClosedStream`] for one in too many pieces, which is stopped.
     pub async fn read(&mut self, into: &mut [u8]) -> Result<Option<usize>, ReadError> {
         loop {
             let read = self.pieces.take(into);
@@ -56,6 +63,11 @@ impl InOrder {
                 Some(chunk) => {
                     self.reading.took(chunk.bytes.len());
                     self.pieces.add(chunk.offset, chunk.bytes);
+                    if self.pieces.is_in_shreds() {
+                        self.pieces = Pieces::default();
+                        self.stop(CODE_IN_PIECES);
+                        return Err(ReadError::ClosedStream);
+                    }
                 }
                 None => return Ok(None),
             }
@@ -99,6 +111,11 @@ impl Pieces {
         }
     }
 
+    /// Does more wait than a sender of whole packets would let wait?
+    fn is_in_shreds(&self) -> bool {
+        self.waiting.len() > PIECES_MAX
+    }
+
     fn append(&mut self, bytes: Bytes) {
         self.end += bytes.len() as u64;
         self.ready.push_back(bytes);
@@ -130,6 +147,26 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn whole_packets_fill_the_memory_before_they_are_too_many_and_single_bytes_do_not() {
+        let mut packets = Pieces::default();
+        let packet = Bytes::from_static(&[0; 1_100]);
+        for number in 1_u64.. {
+            packets.add(number * 1_100, packet.clone());
+            if packets.held > HELD_MAX {
+                break;
+            }
+        }
+        assert!(!packets.is_in_shreds());
+        let mut shreds = Pieces::default();
+        let mut number = 0_u64;
+        while !shreds.is_in_shreds() {
+            shreds.add(1 + 2 * number, packet.slice(..1));
+            number += 1;
+        }
+        assert!(shreds.held < 40_000);
+    }
 
     proptest! {
         #[test]

@@ -44,8 +44,9 @@ const RECENT: Duration = Duration::from_secs(5);
 /// filled by a slow reader would keep other streams of the connection waiting. At this rate it is empty in 60 ms.
 const FAST: u64 = 32 * 1024 * 1024;
 
-/// How often somebody looks who does not depend on being read.
-const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// How often somebody looks who does not depend on being read: where one of several streams stands still, what comes for it fills a
+/// narrow window, and the others wait as long until it is made wider.
+const WATCH_EVERY: Duration = Duration::from_millis(100);
 
 /// A window is made narrower only by more than one part in so many.
 const SHARE_KEPT: u64 = 4;
@@ -60,6 +61,8 @@ pub(crate) struct Room {
 #[derive(Debug)]
 struct State {
     readings: usize,
+    /// Is somebody looking who does not depend on being read?
+    is_watched: bool,
     window: Window,
 }
 
@@ -75,6 +78,7 @@ impl Room {
     pub(crate) fn new(quic: quinn::Connection) -> Self {
         let state = State {
             readings: 0,
+            is_watched: false,
             window: Window::default(),
         };
         Self {
@@ -85,11 +89,11 @@ impl Room {
 
     /// Somebody begins to read. To be called inside a runtime.
     pub(crate) fn read(&self) -> Reading {
-        let readings = self.with(|state| {
+        let was_watched = self.with(|state| {
             state.readings += 1;
-            state.readings
+            std::mem::replace(&mut state.is_watched, true)
         });
-        if readings == 1 {
+        if !was_watched {
             tokio::spawn(watch(self.quic.clone(), Arc::downgrade(&self.state)));
         }
         Reading {
@@ -120,7 +124,11 @@ async fn watch(quic: quinn::Connection, state: Weak<Mutex<State>>) {
     loop {
         tokio::time::sleep(WATCH_EVERY).await;
         let Some(state) = state.upgrade() else { return };
-        if with(&state, |state| state.readings) == 0 {
+        let goes_on = with(&state, |state| {
+            state.is_watched = state.readings > 0;
+            state.is_watched
+        });
+        if !goes_on {
             return;
         }
         look(&quic, &state, Instant::now());

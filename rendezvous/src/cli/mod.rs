@@ -50,7 +50,7 @@ fn usage(given: &[OsString], why: &clap::Error) -> ExitCode {
     if !why.use_stderr() {
         return ExitCode::from(failure::DONE);
     }
-    if given.iter().any(|arg| arg == "--json") {
+    if given.iter().any(|arg| arg == "--json") || args::wants_json() {
         return Failure::usage(&why.render().to_string()).tell(true);
     }
     ExitCode::from(failure::USAGE)
