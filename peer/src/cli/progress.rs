@@ -113,7 +113,8 @@ impl Pace {
 
 fn style(labelled: bool) -> ProgressStyle {
     let label = if labelled { "{prefix}  " } else { "" };
-    let rest = "{bytes:>10} of {total_bytes}  [{bar:24}]  {bytes_per_sec}  {eta} left  {msg}";
+    // With eighty columns some twenty-four are left for the path.
+    let rest = "{bytes:>10} of {total_bytes} {bar:8} {bytes_per_sec}  {eta} left  {wide_msg}";
     let ascii = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
     // Fails only for a template that is none.
     ProgressStyle::with_template(&format!("{label}{rest}"))
@@ -149,7 +150,7 @@ mod tests {
 
     impl TermLike for Paper {
         fn width(&self) -> u16 {
-            120
+            80
         }
 
         fn move_cursor_up(&self, _: usize) -> io::Result<()> {
@@ -210,7 +211,8 @@ mod tests {
             lines[1].starts_with("laptop    1.46 KiB of 1.95 KiB"),
             "{lines:?}"
         );
-        assert!(lines[1].contains("still punching"), "{lines:?}");
+        assert!(lines[1].contains("  relay: still punch"), "{lines:?}");
+        assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:?}");
         drop(nas);
         let lines = drawn();
         assert!(lines.len() == 1 && lines[0].starts_with("laptop"), "{lines:?}");
