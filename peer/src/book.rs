@@ -13,11 +13,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use data_encoding::HEXLOWER;
 use knothole_proto::id::{Name, PairSecret, PeerId};
+use knothole_proto::server_url::ServerUrl;
 use knothole_proto::wire::ACCEPT_TAGS_MAX;
 use serde::{Deserialize, Serialize};
 
 use crate::node::Peer;
-use crate::server_url::ServerUrl;
 
 /// Version of the file's layout.
 const SCHEMA: u32 = 1;

@@ -9,7 +9,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`identity`], [`server_url`] | who this node is, and where its server is |
+//! | [`identity`] | who this node is |
 //! | `net` | UDP sockets, the path table under QUIC, addresses of this machine |
 //! | `driver` | the task that drives the connector, and the control connection |
 //! | [`session`] | QUIC with pinned keys: endpoint, connections, streams |
@@ -30,7 +30,6 @@ pub mod identity;
 mod net;
 pub mod netcheck;
 pub mod node;
-pub mod server_url;
 pub mod session;
 pub mod untrusted;
 
@@ -42,10 +41,10 @@ pub use knothole_proto::id::{Name, PairSecret, PeerId, Token};
 pub use knothole_proto::pairing::Code;
 pub use knothole_proto::path::{How, Path, Why};
 pub use knothole_proto::punch::Plan;
+pub use knothole_proto::server_url::{ServerUrl, ServerUrlError};
 pub use knothole_proto::wire::{NetworkClass, OddsRow, PathPolicy, Refusal};
 pub use node::{
     Bind, ConnectError, ConnectOptions, LookupError, Node, NodeConfig, NodeEvent, PairError, Paired, Pairing,
     Peer, Registered, StartError,
 };
-pub use server_url::{ServerUrl, ServerUrlError};
 pub use session::{Connection, PathState, RecvStream, SendStream, StreamError, refuse};

@@ -2,16 +2,16 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::num::NonZeroU16;
 use std::str::FromStr;
 
-/// Longest host name (RFC 1035 section 2.3.4).
-const NAME_LEN_MAX: usize = 253;
+use knothole_proto::server_url::HOST_LEN_MAX;
 
 /// A host name or an address, and the port if it is not the one that the server listens on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicHost {
     host: String,
-    port: Option<u16>,
+    port: Option<NonZeroU16>,
 }
 
 impl PublicHost {
@@ -28,13 +28,9 @@ impl PublicHost {
         self.host.parse().ok()
     }
 
-    /// `host:port` as it stands in a URL, with `port` unless this names its own.
-    pub fn with_port(&self, port: u16) -> String {
-        let port = self.port.unwrap_or(port);
-        match self.host.parse::<Ipv6Addr>() {
-            Ok(_) => format!("[{}]:{port}", self.host),
-            Err(_) => format!("{}:{port}", self.host),
-        }
+    /// The host, and this port unless it names its own.
+    pub(crate) fn with_port(&self, port: u16) -> (String, u16) {
+        (self.host.clone(), self.port.map_or(port, NonZeroU16::get))
     }
 }
 
@@ -58,7 +54,7 @@ impl FromStr for PublicHost {
         if let Ok(addr) = text.parse::<SocketAddr>() {
             return Ok(Self {
                 host: addr.ip().to_string(),
-                port: Some(addr.port()),
+                port: Some(NonZeroU16::new(addr.port()).ok_or(PublicHostError)?),
             });
         }
         let (name, port) = match text.split_once(':') {
@@ -72,7 +68,7 @@ impl FromStr for PublicHost {
                 && !label.starts_with('-')
                 && !label.ends_with('-')
         };
-        let legal = name.len() <= NAME_LEN_MAX && name.trim_end_matches('.').split('.').all(label);
+        let legal = name.len() <= HOST_LEN_MAX && name.trim_end_matches('.').split('.').all(label);
         if !legal {
             return Err(PublicHostError);
         }
@@ -127,11 +123,15 @@ fn outward(to: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use knothole_proto::id::PeerId;
+    use knothole_proto::server_url::ServerUrl;
+
     use super::*;
 
     #[test]
-    fn hosts_are_written_as_a_url_wants_them() {
-        for (text, url) in [
+    fn hosts_are_written_as_a_node_reads_them() {
+        let key = PeerId::from_spki(b"server");
+        for (text, written) in [
             ("knot.example.org", "knot.example.org:5668"),
             ("KNOT.example.org:99", "knot.example.org:99"),
             ("203.0.113.7", "203.0.113.7:5668"),
@@ -140,7 +140,15 @@ mod tests {
             ("[2001:db8::7]", "[2001:db8::7]:5668"),
             ("[2001:db8::7]:99", "[2001:db8::7]:99"),
         ] {
-            assert_eq!(text.parse::<PublicHost>().unwrap().with_port(5668), url, "{text}");
+            let (host, port) = text.parse::<PublicHost>().unwrap().with_port(5668);
+            let url = ServerUrl {
+                host,
+                port,
+                key,
+                token: None,
+            };
+            assert_eq!(url.to_string(), format!("knot://{written}/{key}"));
+            assert_eq!(url.to_string().parse::<ServerUrl>(), Ok(url), "{text}");
         }
     }
 
@@ -155,6 +163,9 @@ mod tests {
             "a..b",
             "a:b",
             "a:99999",
+            "a:0",
+            "192.0.2.1:0",
+            "[2001:db8::7]:0",
             "user@host",
             "a\u{1b}",
         ] {

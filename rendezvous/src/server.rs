@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use knothole_proto::id::{PeerId, Token};
 use knothole_proto::rendezvous::{Registry, RegistryConfig, RelayConfig, RelayStats, Stats as RegistryStats};
 use knothole_proto::seed::Seed;
+use knothole_proto::server_url::ServerUrl;
 use knothole_proto::stun::{ServerSocket, StunConfig, StunServer, StunStats};
 use quinn::{Endpoint, Runtime, TokioRuntime};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -336,13 +337,15 @@ fn ready(config: &Config, listening: &Listening, data: &Data) -> Ready {
     let host = host.unwrap_or_else(|| PublicHost::from_ip(public_host::guess(&listen)));
     let key = data.identity.peer();
     let token = (!config.open).then(|| data.token.clone());
-    let query = token
-        .as_ref()
-        .map(|token| format!("?token={}", token.reveal()))
-        .unwrap_or_default();
-    let port = listen.first().map_or(0, SocketAddr::port);
+    let (host, port) = host.with_port(listen.first().map_or(0, SocketAddr::port));
+    let url = ServerUrl {
+        host,
+        port,
+        key,
+        token: token.clone(),
+    };
     Ready {
-        server_url: format!("knot://{}/{key}{query}", host.with_port(port)),
+        server_url: url.reveal(),
         key,
         token,
         listen,

@@ -8,7 +8,7 @@ use std::io::IoSliceMut;
 use std::sync::Arc;
 use std::time::Instant;
 
-use knothole_proto::aligned::Aligned;
+use knothole_proto::receive_buffers::{BUFFERS, ReceiveBuffers};
 use quinn::AsyncUdpSocket;
 use quinn::udp::RecvMeta;
 use tokio::task::{consume_budget, yield_now};
@@ -16,19 +16,6 @@ use tracing::debug;
 
 use crate::datagrams::{Datagrams, Outbox, Place};
 use crate::inbox::ToInbox;
-
-/// Buffers of a worker: so many datagrams come in one call where the kernel does not coalesce, as many as the call takes.
-const BUFFERS: usize = 32;
-
-/// Bytes of each: the largest batch that the kernel coalesces, in whole cache lines.
-const BUFFER_LEN: usize = 64 * 1024;
-
-/// Buffers offered to the kernel while it fills them with long batches. What is received must still lie in the
-/// processor's cache when it is sent on; a few of the largest do, 2 MB of them do not.
-const FEW: usize = 4;
-
-/// Bytes from which on a batch is long.
-const LONG: usize = 16 * 1024;
 
 /// Receive errors in a row before others get their turn, so that an error that stays cannot spin.
 const ERRORS_IN_A_ROW: usize = 16;
@@ -46,26 +33,21 @@ pub(crate) struct Worker {
 impl Worker {
     /// Receive and deal with it. Never ends.
     pub(crate) async fn work(self) {
-        let mut storage = Aligned::zeroed(BUFFERS * BUFFER_LEN);
-        let mut chunks = storage.chunks_exact_mut(BUFFER_LEN);
-        let mut buffers: [IoSliceMut<'_>; BUFFERS] =
-            std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
+        let mut buffers = ReceiveBuffers::default();
         let mut metas = [RecvMeta::default(); BUFFERS];
         let mut outbox = Outbox::default();
-        let (mut offered, mut errors) = (BUFFERS, 0);
+        let mut errors = 0;
         loop {
-            let received = poll_fn(|cx| {
-                self.socket
-                    .poll_recv(cx, &mut buffers[..offered], &mut metas[..offered])
-            })
-            .await;
+            let mut offered = buffers.offered();
+            let metas = &mut metas[..offered.len()];
+            let received = poll_fn(|cx| self.socket.poll_recv(cx, &mut offered, metas)).await;
             match received {
                 Ok(count) => {
                     errors = 0;
-                    let (buffers, metas) = (&mut buffers[..count], &mut metas[..count]);
-                    let long = metas.iter().any(|meta| meta.len >= LONG);
-                    offered = if long { FEW } else { BUFFERS };
-                    self.deal_with(buffers, metas, &mut outbox);
+                    let metas = &mut metas[..count];
+                    let longest = metas.iter().map(|meta| meta.len).max();
+                    self.deal_with(&mut offered[..count], metas, &mut outbox);
+                    buffers.saw(longest.unwrap_or_default());
                 }
                 Err(why) => {
                     self.counters().receive_errors.add(1);
@@ -108,6 +90,7 @@ mod tests {
     use std::task::{Context, Poll};
     use std::time::Duration;
 
+    use knothole_proto::receive_buffers::BUFFER_LEN;
     use knothole_proto::rendezvous::RelayConfig;
     use quinn::UdpPoller;
     use quinn::udp::Transmit;
@@ -119,7 +102,11 @@ mod tests {
 
     /// Gives what it was given, and then nothing.
     #[derive(Debug)]
-    struct Script(Mutex<VecDeque<Option<Vec<u8>>>>);
+    struct Script {
+        calls: Mutex<VecDeque<Option<Vec<u8>>>>,
+        /// How many buffers each call was offered.
+        offered: Mutex<Vec<usize>>,
+    }
 
     impl AsyncUdpSocket for Script {
         fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
@@ -136,9 +123,11 @@ mod tests {
             buffers: &mut [IoSliceMut<'_>],
             metas: &mut [RecvMeta],
         ) -> Poll<io::Result<usize>> {
-            let Some(next) = self.0.lock().unwrap().pop_front() else {
+            let Some(next) = self.calls.lock().unwrap().pop_front() else {
                 return Poll::Pending;
             };
+            assert_eq!(buffers.len(), metas.len());
+            self.offered.lock().unwrap().push(buffers.len());
             let Some(bytes) = next else {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionRefused.into()));
             };
@@ -157,9 +146,20 @@ mod tests {
         }
     }
 
-    /// What comes of these receive calls, and the QUIC that got through.
-    async fn work(script: impl IntoIterator<Item = Option<Vec<u8>>>) -> (DatagramStats, u64, Vec<usize>) {
-        let socket = Arc::new(Script(Mutex::new(script.into_iter().collect())));
+    /// What came of receive calls.
+    struct Came {
+        stats: DatagramStats,
+        received: u64,
+        /// Lengths of the QUIC that got through.
+        quic: Vec<usize>,
+        offered: Vec<usize>,
+    }
+
+    async fn work(script: impl IntoIterator<Item = Option<Vec<u8>>>) -> Came {
+        let socket = Arc::new(Script {
+            calls: Mutex::new(script.into_iter().collect()),
+            offered: Mutex::default(),
+        });
         let wire = Wire {
             sockets: vec![socket.clone()],
             local: socket.local_addr().unwrap(),
@@ -174,7 +174,7 @@ mod tests {
         });
         let (quic, mut taken) = inbox();
         let worker = Worker {
-            socket,
+            socket: socket.clone(),
             place: Place { wire: 0, worker: 0 },
             datagrams: datagrams.clone(),
             quic: Some(quic),
@@ -187,8 +187,12 @@ mod tests {
         while let Poll::Ready(meta) = taken.poll(&mut cx, &mut buffer) {
             got.push(meta.len);
         }
-        let received = datagrams.counters.workers()[0].received_batches;
-        (datagrams.counters.read(), received, got)
+        Came {
+            stats: datagrams.counters.read(),
+            received: datagrams.counters.workers()[0].received_batches,
+            quic: got,
+            offered: socket.offered.lock().unwrap().clone(),
+        }
     }
 
     fn quic(len: usize) -> Option<Vec<u8>> {
@@ -198,17 +202,26 @@ mod tests {
     #[tokio::test]
     async fn an_error_of_receiving_is_counted_and_ends_nothing() {
         let errors = std::iter::repeat_n(None, 3 * ERRORS_IN_A_ROW);
-        let (dropped, received, got) = work(errors.chain([quic(100), None, quic(200)])).await;
-        assert_eq!(dropped.receive_errors, 3 * ERRORS_IN_A_ROW as u64 + 1);
-        assert_eq!((received, got), (2, vec![100, 200]));
+        let came = work(errors.chain([quic(100), None, quic(200)])).await;
+        assert_eq!(came.stats.receive_errors, 3 * ERRORS_IN_A_ROW as u64 + 1);
+        assert_eq!((came.received, came.quic), (2, vec![100, 200]));
+    }
+
+    #[tokio::test]
+    async fn after_a_long_batch_few_buffers_are_offered_until_one_is_short() {
+        // What is dealt with here counts as what goes on.
+        let dropped = Some(vec![0x3f; 60_000]);
+        let came = work([quic(100), quic(60_000), None, dropped, quic(100), quic(100)]).await;
+        assert_eq!(came.offered, [32, 32, 4, 4, 4, 32]);
+        assert_eq!(came.quic, [100, 60_000, 100, 100]);
     }
 
     #[tokio::test]
     async fn quic_that_comes_faster_than_it_is_read_is_counted_by_the_datagram() {
         // 4 MiB of it wait.
-        let (dropped, received, got) = work((0..70).map(|_| quic(65_000))).await;
-        assert_eq!((received, got.len()), (70, 64));
-        assert_eq!(dropped.control_full, 6 * 650);
-        assert_eq!((dropped.unknown, dropped.receive_errors), (0, 0));
+        let came = work((0..70).map(|_| quic(65_000))).await;
+        assert_eq!((came.received, came.quic.len()), (70, 64));
+        assert_eq!(came.stats.control_full, 6 * 650);
+        assert_eq!((came.stats.unknown, came.stats.receive_errors), (0, 0));
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use knothole_proto::id::{Name, PeerId};
+use knothole_proto::server_url::ServerUrl;
 use knothole_proto::wire::Refusal;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, sleep};
@@ -20,7 +21,6 @@ use crate::book::{AddressBook, Contact, ResolveError};
 use crate::home::Home;
 use crate::identity::Identity;
 use crate::node::{ConnectError, ConnectOptions, Node, NodeConfig, NodeEvent, StartError};
-use crate::server_url::ServerUrl;
 use crate::session::Connection;
 
 /// How long a connection is waited for unless told otherwise: as long as a person waits before thinking it broken.

@@ -4,6 +4,7 @@
 //! does not take is 6 (it is a credential), a name that belongs to another key is 3 (the remedy is to configure another
 //! one), text that cannot be a code is 2, a code that does not fit or was used is 6.
 
+use knothole_proto::server_url::ServerUrlError;
 use knothole_proto::wire::{PairEnd, Refusal};
 
 use crate::app::framed::FrameError;
@@ -12,7 +13,6 @@ use crate::app::transfer::{AbortReason, ReceiveError, Refused, ScanError, SendEr
 use crate::book::{BookError, ResolveError};
 use crate::identity::IdentityError;
 use crate::node::{ConnectError, LookupError, PairError, StartError};
-use crate::server_url::ServerUrlError;
 use crate::session::{CODE_NO_SERVICE, StreamError};
 
 /// Exit codes.

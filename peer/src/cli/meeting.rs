@@ -6,13 +6,13 @@ use std::time::SystemTime;
 
 use knothole_proto::id::Name;
 use knothole_proto::pairing::Code;
+use knothole_proto::server_url::ServerUrl;
 use serde_json::json;
 
 use super::context::{Context, read_line};
 use super::failure::{Failure, code};
 use crate::book::{AddressBook, Contact};
 use crate::node::{Node, Paired};
-use crate::server_url::ServerUrl;
 
 /// A code as a person typed it, or from stdin for `-`.
 pub(super) fn read_code(text: &str) -> Result<Code, Failure> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use knothole_proto::pairing::Code;
+use knothole_proto::server_url::ServerUrl;
 use serde_json::json;
 
 use super::args::PairArgs;
@@ -12,7 +13,6 @@ use super::local::{self, Asked};
 use super::meeting::{self, read_code};
 use crate::book::{AddressBook, BookError};
 use crate::node::{Node, Paired};
-use crate::server_url::ServerUrl;
 
 /// Pair, and put the other machine into the address book.
 pub(super) async fn run(context: &Context, args: PairArgs) -> Result<(), Failure> {

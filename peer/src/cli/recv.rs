@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use knothole_proto::server_url::ServerUrl;
+
 use super::args::RecvArgs;
 use super::context::{Context, Wanted, is_attended, own_name};
 use super::failure::{Failure, code};
@@ -11,7 +13,6 @@ use super::serve::{Ended, Host, Taking};
 use crate::app::transfer::Limit;
 use crate::book::AddressBook;
 use crate::node::Node;
-use crate::server_url::ServerUrl;
 
 /// Wait for a transfer, take it, sum up.
 pub(super) async fn run(context: &Context, args: RecvArgs) -> Result<(), Failure> {

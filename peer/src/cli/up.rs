@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use knothole_proto::connector::Nat;
+use knothole_proto::server_url::ServerUrl;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
@@ -19,7 +20,6 @@ use super::serve::{Host, Taking};
 use crate::app::transfer::Conflict;
 use crate::book::AddressBook;
 use crate::node::{Node, NodeEvent, StartError};
-use crate::server_url::ServerUrl;
 
 /// How often the address book is looked at, for changes that nobody told of. One look at a file's times is nothing.
 const BOOK_LOOK: Duration = Duration::from_secs(2);

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use knothole_proto::addr::canonical;
 use knothole_proto::path::SocketId;
+use knothole_proto::server_url::ServerUrl;
 use tokio::net::lookup_host;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::net::{PathTable, Sockets};
-use crate::server_url::ServerUrl;
 use crate::session::{DialError, Quic};
 
 /// How long a name may take to be resolved.

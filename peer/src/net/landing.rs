@@ -6,41 +6,16 @@
 use std::io::{self, IoSliceMut};
 use std::task::{Context, Poll};
 
-use knothole_proto::aligned::Aligned;
+use knothole_proto::receive_buffers::ReceiveBuffers;
 use quinn::AsyncUdpSocket;
 use quinn::udp::RecvMeta;
-
-/// Buffers: so many datagrams come in one call where the kernel does not coalesce. quinn's own number.
-const BUFFERS: usize = 32;
-
-/// Bytes of each: the largest batch that the kernel coalesces, in whole cache lines.
-const BUFFER_LEN: usize = 64 * 1024;
-
-/// Buffers offered to the kernel while it fills them with long batches. What is received must still lie in the
-/// processor's cache when it is copied; a few of the largest do, 2 MB of them do not.
-const FEW: usize = 4;
-
-/// Bytes from which on a batch is long.
-const LONG: usize = 16 * 1024;
 
 /// Bytes that are copied in one go: the C library copies more than 2 KiB with the instruction that is slow here.
 const COPIED: usize = 1024;
 
 /// Buffers that the kernel fills.
-#[derive(Debug)]
-pub(super) struct Landing {
-    memory: Aligned,
-    offered: usize,
-}
-
-impl Default for Landing {
-    fn default() -> Self {
-        Self {
-            memory: Aligned::zeroed(BUFFERS * BUFFER_LEN),
-            offered: BUFFERS,
-        }
-    }
-}
+#[derive(Debug, Default)]
+pub(super) struct Landing(ReceiveBuffers);
 
 impl Landing {
     /// Receive from a socket into the buffers of QUIC, as [`AsyncUdpSocket::poll_recv`] does.
@@ -51,15 +26,13 @@ impl Landing {
         bufs: &mut [IoSliceMut<'_>],
         metas: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        let mut chunks = self.memory.chunks_exact_mut(BUFFER_LEN);
-        let mut own: [IoSliceMut<'_>; BUFFERS] =
-            std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
-        let offered = self.offered.min(bufs.len()).min(metas.len());
+        let mut own = self.0.offered();
+        let offered = own.len().min(bufs.len()).min(metas.len());
         let Poll::Ready(received) = io.poll_recv(cx, &mut own[..offered], &mut metas[..offered]) else {
             return Poll::Pending;
         };
         let received = received?;
-        let filled = bufs.iter_mut().zip(&own).zip(metas).take(received);
+        let filled = bufs.iter_mut().zip(own.iter()).zip(metas).take(received);
         let mut longest = 0;
         for ((to, from), meta) in filled {
             longest = longest.max(meta.len);
@@ -72,17 +45,20 @@ impl Landing {
                 }
             }
         }
-        self.offered = if longest >= LONG { FEW } else { BUFFERS };
+        self.0.saw(longest);
         Poll::Ready(Ok(received))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::UdpSocket;
+    use std::net::{SocketAddr, UdpSocket};
+    use std::pin::Pin;
+    use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
-    use quinn::{Runtime, TokioRuntime};
+    use quinn::udp::Transmit;
+    use quinn::{Runtime, TokioRuntime, UdpPoller};
 
     use super::*;
 
@@ -109,5 +85,55 @@ mod tests {
             seen.push(metas[0].len);
         }
         assert_eq!(seen, lengths.map(|length| length.min(20_000)));
+    }
+
+    /// Has batches of these lengths, each in the last buffer that it is offered; tells how many buffers that were.
+    #[derive(Debug)]
+    struct Script(Mutex<(Vec<usize>, Vec<usize>)>);
+
+    impl AsyncUdpSocket for Script {
+        fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+            unreachable!("nothing is sent")
+        }
+
+        fn try_send(&self, _: &Transmit<'_>) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn poll_recv(
+            &self,
+            _: &mut Context<'_>,
+            buffers: &mut [IoSliceMut<'_>],
+            metas: &mut [RecvMeta],
+        ) -> Poll<io::Result<usize>> {
+            assert_eq!(buffers.len(), metas.len());
+            let (lengths, offered) = &mut *self.0.lock().unwrap();
+            offered.push(buffers.len());
+            metas.fill(RecvMeta::default());
+            metas[buffers.len() - 1].len = lengths.pop().unwrap();
+            Poll::Ready(Ok(buffers.len()))
+        }
+
+        fn local_addr(&self) -> io::Result<SocketAddr> {
+            Ok("0.0.0.0:5668".parse().unwrap())
+        }
+    }
+
+    #[test]
+    fn after_a_long_batch_few_buffers_are_offered_and_never_more_than_quic_has() {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let script = Script(Mutex::new((vec![100, 100, 60_000, 60_000, 100], Vec::new())));
+        let (mut landing, mut memory) = (Landing::default(), vec![0; 40 * 1500]);
+        // What QUIC cuts off was received nevertheless.
+        for bufs in [40, 40, 40, 2, 40] {
+            let mut bufs: Vec<_> = memory.chunks_mut(1500).take(bufs).map(IoSliceMut::new).collect();
+            let mut metas = vec![RecvMeta::default(); bufs.len()];
+            assert!(
+                landing
+                    .poll_recv(&script, &mut cx, &mut bufs, &mut metas)
+                    .is_ready()
+            );
+        }
+        assert_eq!(script.0.into_inner().unwrap().1, [32, 32, 4, 2, 32]);
     }
 }

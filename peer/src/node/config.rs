@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use knothole_proto::id::{Name, PairSecret, PeerId};
+use knothole_proto::server_url::ServerUrl;
 use knothole_proto::wire::PathPolicy;
 
 use crate::identity::Identity;
 use crate::net::Bind;
-use crate::server_url::ServerUrl;
 
 /// How long [`crate::Node::connect`] tries unless told otherwise: as long as a person waits before thinking it broken.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);

@@ -1,4 +1,5 @@
-//! The line that tells a node where its server is: `knot://HOST:5668/<server key>?token=<token>`.
+//! The line that tells a node where its server is: `knot://HOST:5668/<server key>?token=<token>`. The server prints it, a
+//! node reads it.
 //!
 //! The key pins the server: whoever holds the host name or the address cannot pose as it. The token is a secret; it
 //! is kept out of [`ServerUrl`]'s `Display`, and only [`ServerUrl::reveal`] shows it. Nothing is resolved here.
@@ -7,14 +8,14 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
-use knothole_proto::id::{IdError, PeerId, Token};
-use knothole_proto::wire::SERVER_PORT;
+use crate::id::{IdError, PeerId, Token};
+use crate::wire::SERVER_PORT;
 
 /// The scheme in front, with its separator.
 const SCHEME: &str = "knot://";
 
 /// Longest host name in bytes (RFC 1035 section 2.3.4, in its text form).
-const HOST_LEN_MAX: usize = 253;
+pub const HOST_LEN_MAX: usize = 253;
 
 /// Where the server is, which key it must show, and what admits this node to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
