@@ -14,8 +14,11 @@
 //!
 //! A NAT that maps by destination and yet lets in anyone, or whoever it has sent to, is dialled like one that keeps its
 //! port. Where one side is not known yet it counts as one whose port is not: whoever lets it in waits for it, one whose own port
-//! cannot be foreseen dials it, and only with a filter by port, or nothing known at all, both send. A further round of the same two takes the next best where there is one: punch becomes fresh, reverse
-//! through a filter by address becomes what a filter by port would get, fresh becomes bracket or steps.
+//! cannot be foreseen dials it, and only with a filter by port, or nothing known at all, both send. Where it is known that one side
+//! keeps its port and the other does not, but not yet whom the first lets in, the second dials: that takes a few packets, and no port
+//! is guessed before it is known that one must be. A further round of the same two takes the next best where there is one: punch
+//! becomes fresh, reverse through a filter by address, or one that is still not known, becomes what a filter by port would get, fresh
+//! becomes bracket or steps.
 
 use crate::wire::Role;
 use crate::wire::network::{Filtering, Mapping, Network, Ports};
@@ -131,6 +134,39 @@ pub fn wants_guess(networks: [Network; 2], again: bool) -> bool {
     plan(networks, again, true).guesses()
 }
 
+/// Is enough known of both networks for the plan that is theirs? The mapping of each; and where one keeps its port and the other
+/// does not, whom the first lets in.
+pub fn is_settled(networks: [Network; 2]) -> bool {
+    let [caller, callee] = networks;
+    let filters = |network: Network| network.filtering != Filtering::Unknown;
+    match networks.map(keeps_port) {
+        [None, _] | [_, None] => false,
+        [Some(true), Some(false)] => filters(caller),
+        [Some(false), Some(true)] => filters(callee),
+        _ => true,
+    }
+}
+
+/// The networks are known well enough now. Does their plan do anything that `tried`, which is under way, does not?
+pub fn is_worth_a_round(networks: [Network; 2], tried: Option<Plan>) -> bool {
+    let [caller, callee] = networks;
+    let waiting = |by: Role| match by {
+        Role::Caller => (callee, caller),
+        Role::Callee => (caller, callee),
+    };
+    match (plan(networks, false, true), tried) {
+        (Plan::Dial | Plan::Punch | Plan::Hopeless, _) => false,
+        // Both send, which opens the way in as well: what the waiting side sends leaves from the port that is aimed at.
+        (Plan::Reverse { by }, Some(Plan::Unknown)) => keeps_port(waiting(by).0) != Some(true),
+        // The other way round is as good, if it is known by now that it is open.
+        (Plan::Reverse { .. }, Some(Plan::Reverse { by })) => {
+            let (inner, outer) = waiting(by);
+            !lets_in(inner, outer, false)
+        }
+        (better, tried) => tried != Some(better),
+    }
+}
+
 fn keeps_port(network: Network) -> Option<bool> {
     match network.mapping {
         Mapping::Unknown => None,
@@ -165,7 +201,9 @@ fn both_keep(networks: [Network; 2], again: bool) -> Plan {
 }
 
 fn one_keeps(easy: Network, hard: Network, role: Role, again: bool, guess: bool) -> Plan {
-    if lets_in(easy, hard, again) {
+    // It may be open, and to try it costs less than to guess in vain.
+    let untold = easy.filtering == Filtering::Unknown && !again;
+    if untold || lets_in(easy, hard, again) {
         return Plan::Reverse { by: role };
     }
     if lets_in(hard, easy, again) {
@@ -268,6 +306,12 @@ mod tests {
             (port, hard(BLOCK), ["block", "block"]),
             (port, hard(Ports::From(32768)), ["birthday", "birthday"]),
             (port, hard(Ports::Unknown), ["birthday", "birthday"]),
+            (
+                cone(Filtering::Unknown),
+                hard(Ports::Random),
+                ["reverse", "birthday"],
+            ),
+            (cone(Filtering::Unknown), hard(COUNTER), ["reverse", "bracket"]),
             (hard(COUNTER), hard(COUNTER), ["steps", "steps"]),
             (hard(COUNTER), hard(FIRST), ["steps", "steps"]),
             (hard(FIRST), hard(FIRST), ["fresh", "steps"]),
@@ -308,6 +352,68 @@ mod tests {
             assert_eq!(plan([unknown, known], false, true), Plan::Reverse { by });
             let by = by.other();
             assert_eq!(plan([known, unknown], false, true), Plan::Reverse { by });
+        }
+    }
+
+    #[test]
+    fn two_networks_are_settled_once_it_is_known_whether_a_port_must_be_guessed() {
+        let unknown = Network::default();
+        let [open, port, unasked] = [
+            Filtering::Independent,
+            Filtering::AddressAndPort,
+            Filtering::Unknown,
+        ]
+        .map(cone);
+        let random = hard(Ports::Random);
+        for (one, other, settled) in [
+            (unknown, port, false),
+            (unasked, random, false),
+            (port, random, true),
+            (open, random, true),
+            (unasked, unasked, true),
+            (random, random, true),
+        ] {
+            assert_eq!(is_settled([one, other]), settled, "{one:?} {other:?}");
+            assert_eq!(is_settled([other, one]), settled, "the other way round");
+        }
+    }
+
+    #[test]
+    fn a_round_is_not_begun_anew_for_what_the_one_under_way_does_too() {
+        let [address, port] = [Filtering::Address, Filtering::AddressAndPort].map(cone);
+        let random = hard(Ports::Random);
+        let dials = Plan::Reverse { by: Role::Callee };
+        for (networks, tried, worth) in [
+            ([address, random], Plan::Unknown, false),
+            ([address, random], dials, false),
+            ([port, port], Plan::Unknown, false),
+            ([port, random], Plan::Unknown, true),
+            ([port, random], dials, true),
+        ] {
+            assert_eq!(
+                is_worth_a_round(networks, Some(tried)),
+                worth,
+                "{networks:?} {tried:?}"
+            );
+        }
+        let open = Network {
+            filtering: Filtering::Independent,
+            ..random
+        };
+        assert!(
+            is_worth_a_round([open, random], Some(Plan::Unknown)),
+            "what the open side sent left from another port than the one that is aimed at"
+        );
+        assert!(is_worth_a_round([address, random], None), "nothing is under way");
+        let lets_in = Network {
+            filtering: Filtering::Address,
+            ..random
+        };
+        for (network, worth) in [(lets_in, false), (random, true)] {
+            let networks = [address, network];
+            let dialled = Plan::Reverse { by: Role::Caller };
+            assert_eq!(plan(networks, false, true), dials);
+            assert_eq!(is_worth_a_round(networks, Some(dialled)), worth, "{network:?}");
         }
     }
 

@@ -1,7 +1,9 @@
 //! Bugs that a seed once found, each with the seed.
 
+use std::time::Duration;
+
 use knothole_netsim::nat::kind;
-use knothole_netsim::sim::{Attempt, Mischief, Weather};
+use knothole_netsim::sim::{Attempt, Mischief, Weather, World};
 
 fn attempt(a: &str, b: &str, weather: Weather, seed: u64) -> Attempt {
     Attempt::new(kind(a).unwrap(), kind(b).unwrap(), weather, seed)
@@ -29,4 +31,38 @@ fn an_answer_that_somebody_bent_does_not_make_an_easy_network_look_hard() {
     let attempt = attempt("small-table", "linux-input-accept", Weather::ORDINARY, 126_816)
         .with_stranger(Mischief::Replay);
     attempt.run().unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+/// A caller knew its mapping and not yet its filter. That was taken for one by port: the two were told to guess at ports while the packet
+/// that needed no guess was on its way, and one side sent 136 probes.
+#[test]
+fn nothing_is_guessed_before_it_is_known_whom_the_easy_side_lets_in() {
+    for (a, b, seed) in [
+        ("open", "address-dependent", 4_071_938_135_249_465_388),
+        (
+            "symmetric-address",
+            "address-restricted",
+            8_784_447_490_130_905_143,
+        ),
+        ("pool-arbitrary", "symmetric", 11_760_844_842_842_947_318),
+    ] {
+        let attempt = Attempt {
+            cold: true,
+            ..attempt(a, b, Weather::STEADY, seed)
+        };
+        let mut world = World::at(attempt.epoch, attempt.seed);
+        let outcome = attempt
+            .watch(&mut world, Duration::from_secs(10))
+            .unwrap_or_else(|failure| panic!("{failure}"));
+        let probes = outcome.costs.map(|cost| cost.probes);
+        assert!(
+            outcome.direct && probes.iter().all(|probes| *probes <= 10),
+            "{a} x {b}: {probes:?}"
+        );
+        assert!(
+            !outcome.plans.iter().any(|plan| plan.guesses()),
+            "{:?}",
+            outcome.plans
+        );
+    }
 }

@@ -44,7 +44,7 @@ pub(super) struct LinkState {
     pub(super) round: u8,
     /// The peer's network, as the server knew it then.
     pub(super) peer_network: Network,
-    /// Both networks were known then.
+    /// Enough was known of both networks then.
     pub(super) informed: bool,
     /// It is not the first try.
     pub(super) again: bool,

@@ -8,9 +8,8 @@ use super::sockets::Owner;
 use super::{Event, LinkId};
 use crate::addr::canonical;
 use crate::path::SocketId;
-use crate::plan::{Plan, plan};
+use crate::plan::{Plan, is_settled, plan};
 use crate::punch::{Orders, sockets_wanted};
-use crate::wire::network::Mapping;
 use crate::wire::{Aim, Introduction, PathPolicy, Report, Role, ToServer};
 
 impl Connector {
@@ -52,10 +51,7 @@ impl Connector {
         if let Some(link) = self.links.get_mut(&id) {
             link.plan = plan;
             link.again = again;
-            link.informed = introduction
-                .networks
-                .iter()
-                .all(|network| network.mapping != Mapping::Unknown);
+            link.informed = is_settled(introduction.networks);
             link.peer_network = peer;
         }
         let over_v4 = self.main_sockets().iter().any(|socket| socket.id == SocketId::V4);

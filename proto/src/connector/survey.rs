@@ -206,12 +206,14 @@ impl Connector {
     }
 }
 
-/// Is this what plans hang on most? Then it is told before the rest is known: a mapping that needs no more, how ports
-/// are chosen, or that they are counted, although it takes a second and a half more to know how fast.
+/// Is this what plans hang on most? Then it is told before the rest is known: a mapping that needs no more, and whom its filter lets
+/// in as far as one question tells; how ports are chosen, or that they are counted, although it takes a second and a half more to
+/// know how fast.
 fn decides(fact: &Learnt) -> bool {
     matches!(
         fact,
         Learnt::Mapping(Fact::Known(fingerprint::Mapping::EndpointIndependent))
+            | Learnt::OtherPort { .. }
             | Learnt::Ports(Fact::Known(_))
             | Learnt::Counted { .. }
     )
@@ -239,7 +241,9 @@ fn summary(known: &Fingerprint, guesses: bool) -> Network {
         (Some(fingerprint::Filtering::AddressAndPortDependent), _) | (None, Some(false)) => {
             Filtering::AddressAndPort
         }
-        (None, _) => Filtering::Unknown,
+        // At the least; as far as one address of the server can tell, or until the other one is known not to pass.
+        (None, Some(true)) => Filtering::Address,
+        (None, None) => Filtering::Unknown,
     };
     Network {
         mapping,

@@ -93,6 +93,12 @@ pub enum Learnt {
     UdpBlocked,
     /// IPv4: which destinations see the same endpoint.
     Mapping(Fact<Mapping>),
+    /// IPv4, where one port is kept for all: does another port of an address that was sent to pass? As far as one question can tell;
+    /// [`Learnt::Filtering`] follows. Said again if an answer comes late.
+    OtherPort {
+        /// It does.
+        passes: bool,
+    },
     /// IPv4: who may send to it.
     Filtering(Fact<Filtering>),
     /// IPv4: ports are counted, as far as one burst can tell; [`Learnt::Ports`] follows.

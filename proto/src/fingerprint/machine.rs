@@ -54,6 +54,7 @@ pub(super) struct Told {
     pub(super) blocked: bool,
     pub(super) hairpin: bool,
     pub(super) filtering: bool,
+    pub(super) other_port: Option<bool>,
 }
 
 /// A run.
@@ -201,6 +202,10 @@ impl Fingerprinter {
         if self.done {
             return;
         }
+        // What one silence told is no fact.
+        for side in &mut self.sides {
+            side.hushed = false;
+        }
         let result = self.result(now);
         self.outputs.push_back(Output::Done(Box::new(result)));
         self.questions.clear();
@@ -294,7 +299,19 @@ impl Fingerprinter {
             .filter(|question| self.local(question.asking.socket).is_some());
         let questions = ready.map(Question::due).chain(self.hairpin.due()).min();
         let sending = questions.map(|due| due.max(self.next_send));
-        sending.into_iter().fold(self.begun + RUN_MAX, Instant::min)
+        let others = sending.into_iter().chain(self.hush_at());
+        others.fold(self.begun + RUN_MAX, Instant::min)
+    }
+
+    /// When an answer from the server's other port would have come if nothing filtered it and nothing got lost; `None` where that tells
+    /// nothing, or was told.
+    pub(super) fn hush_at(&self) -> Option<Instant> {
+        let number = self.v4()?;
+        let awaited = self.sides.get(number)?.awaits_other_port();
+        let asked = |question: &&Question| question.side == number && question.purpose == Purpose::FilterPort;
+        let question = self.questions.iter().find(asked)?;
+        let at = question.hushed_at(self.rtt?);
+        at.filter(|_| awaited && self.told.other_port.is_none())
     }
 
     fn fail(&mut self, socket: SocketId) {

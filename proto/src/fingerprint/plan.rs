@@ -53,7 +53,7 @@ impl Fingerprinter {
             self.advance_hairpin(number, now);
             self.advance_depth(number, now);
         }
-        self.tell();
+        self.tell(now);
         let begun = self
             .sides
             .iter()
@@ -448,7 +448,7 @@ impl Fingerprinter {
     }
 
     /// Say what has become known.
-    fn tell(&mut self) {
+    fn tell(&mut self, now: Instant) {
         let silent = |side: &Side| side.stage == Stage::Silent;
         if !self.sides.is_empty() && self.sides.iter().all(silent) && !self.told.blocked {
             self.told.blocked = true;
@@ -458,11 +458,28 @@ impl Fingerprinter {
             self.told.hairpin = true;
             self.learnt(Learnt::Hairpin(fact));
         }
+        self.tell_other_port(now);
         let side = self.v4().and_then(|number| self.sides.get(number));
         let filter = side.filter(|side| side.stage == Stage::Rest && !side.is_filter_open());
         if let (Some(fact), false) = (filter.map(Side::filtering), self.told.filtering) {
             self.told.filtering = true;
             self.learnt(Learnt::Filtering(fact));
+        }
+    }
+
+    /// What one question tells of the filter: plans wait for it, and it takes a second more to be sure.
+    fn tell_other_port(&mut self, now: Instant) {
+        let hushed = self.hush_at().is_some_and(|at| at <= now);
+        let number = self.v4();
+        let Some(side) = number.and_then(|number| self.sides.get_mut(number)) else {
+            return;
+        };
+        side.hushed |= hushed;
+        let passes = side.filter_port.answered().is_some();
+        let known = side.stage == Stage::Rest && side.is_stable() && (passes || side.hushed);
+        if known && self.told.other_port != Some(passes) {
+            self.told.other_port = Some(passes);
+            self.learnt(Learnt::OtherPort { passes });
         }
     }
 }

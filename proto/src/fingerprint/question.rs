@@ -20,6 +20,10 @@ pub(super) enum Place {
 /// survey. A machine that always comes late would else wait for a lost packet until the survey is broken off.
 const ALLOWED_MAX: Duration = Duration::from_secs(4);
 
+/// An answer that is later than the shortest round trip by so much has probably been filtered: more than delays vary by in most
+/// networks. What is said then is a guess, which a late answer corrects; whoever waits for a plan waits for so long as well.
+const HUSH: Duration = Duration::from_millis(50);
+
 impl Place {
     pub(super) const ALL: [Self; 4] = [Self::Main, Self::OtherPort, Self::OtherAddress, Self::OtherBoth];
 }
@@ -212,6 +216,11 @@ impl Question {
     pub(super) fn age(&self, now: Instant) -> Duration {
         self.begun
             .map_or(Duration::ZERO, |begun| now.saturating_duration_since(begun))
+    }
+
+    /// When it is late for an answer, with a round trip of so long. `None`: it was not asked yet.
+    pub(super) fn hushed_at(&self, rtt: Duration) -> Option<Instant> {
+        Some(self.begun? + self.allowed + rtt + HUSH)
     }
 
     /// Packets so far, openers not counted.

@@ -45,6 +45,8 @@ pub(super) struct Side {
     pub(super) control: Outcome,
     pub(super) filter_both: Outcome,
     pub(super) filter_port: Outcome,
+    /// The answer to that is late.
+    pub(super) hushed: bool,
 }
 
 impl Side {
@@ -66,6 +68,7 @@ impl Side {
             control: Outcome::Unasked,
             filter_both: Outcome::Unasked,
             filter_port: Outcome::Unasked,
+            hushed: false,
         }
     }
 
@@ -265,8 +268,14 @@ impl Side {
         }
     }
 
+    /// Would the answer from the other port have passed a router that keeps one port for all, if it let it in?
+    pub(super) fn awaits_other_port(&self) -> bool {
+        self.is_stable() && self.filter_port.is_open() && self.silence_tells().is_ok()
+    }
+
     pub(super) fn other_port_passes(&self) -> Fact<bool> {
         match (self.filter_port, self.silence_tells()) {
+            (Outcome::Waiting, Ok(())) if self.hushed => Fact::Known(false),
             (Outcome::Answered(_), _) => Fact::Known(true),
             (Outcome::Silent, Ok(())) => Fact::Known(false),
             (Outcome::Silent, Err(why)) => Fact::NotTestable(why),

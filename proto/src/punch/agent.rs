@@ -110,7 +110,8 @@ impl PunchAgent {
         agent
     }
 
-    /// Another round: new addresses, a new start. What was proven a moment ago stays proven, and a used path is used on.
+    /// Another round: new addresses, a new start. What was proven a moment ago stays proven, what is about to be is not disturbed, and
+    /// a used path is used on.
     pub fn handle_round(&mut self, round: &Round, now: Instant) {
         self.progress = Progress::new(round, &self.config);
         let recent = |at: Option<Instant>| at.is_some_and(|at| at + SOURCE_LIFETIME > now);
@@ -134,6 +135,9 @@ impl PunchAgent {
         let used = self.used.as_ref().map(|used| used.index);
         let worst = used.map_or(u8::MAX, |index| rank(self.pairs[index].how));
         for index in (0..self.pairs.len()).filter(|index| used != Some(*index)) {
+            if self.pairs[index].is_being_proven(now) {
+                continue;
+            }
             if !self.pairs[index].is_freshly_proven(now) {
                 self.pairs[index].forget_proof();
             }
@@ -289,7 +293,7 @@ impl PunchAgent {
         // An address on trial gets two questions and no answer: whoever is there must show that it gets the peer's.
         let wanted = !unknown || trial || self.find(index, now);
         let pair = &mut self.pairs[index];
-        pair.heard = Some(now);
+        pair.hear(now);
         let was_proven = pair.is_proven();
         let was_echoed = pair.echoed.is_some();
         pair.to_echo = probe.nonce;

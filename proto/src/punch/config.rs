@@ -9,6 +9,11 @@ use std::time::Duration;
 /// field came on the first attempt (arXiv 2510.27500). More probes cost each unreachable address 64 bytes apiece.
 pub const SCHEDULE_ATTESTED_MS: &[u64] = &[0, 20, 50, 100, 200, 400, 700, 1000, 1500];
 
+/// When a pair with an attested remote address is probed where one network is not known yet, in milliseconds after the start. Sparser
+/// than [`SCHEDULE_ATTESTED_MS`], because the other side may find this one by itself, and then the rest is in vain: with 50 ms between
+/// the two nobody sends more than two before he hears the other. A first packet that comes too early or gets lost costs 50 ms.
+pub const SCHEDULE_UNKNOWN_MS: &[u64] = &[0, 50, 150, 400, 700, 1000, 1500];
+
 /// When a pair with an unattested remote address is probed, in milliseconds after the start. Two datagrams are what
 /// anybody can make this node send to a stranger; a third would raise that, a single one fails on 2 % loss.
 pub const SCHEDULE_UNATTESTED_MS: &[u64] = &[0, 100];

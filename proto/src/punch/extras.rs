@@ -9,7 +9,7 @@ use super::agent::PunchAgent;
 use super::choice::is_neighbour;
 use super::config::{
     NONCE_LIFETIME, PACKETS_MAX, REST, SCHEDULE_ATTESTED_MS, SCHEDULE_DIAL_MS, SCHEDULE_DOUBTFUL_MS,
-    SCHEDULE_UNATTESTED_MS, SCHEDULE_UNLIKELY_MS, SOURCE_LIFETIME, SPARE_LINGER,
+    SCHEDULE_UNATTESTED_MS, SCHEDULE_UNKNOWN_MS, SCHEDULE_UNLIKELY_MS, SOURCE_LIFETIME, SPARE_LINGER,
 };
 use super::pair::Pair;
 use super::tactics::{Step, Tactics};
@@ -119,7 +119,10 @@ impl PunchAgent {
             .map(|socket| socket.id);
         if let (Some(main), Some(target)) = (main, target(round)) {
             let rng = self.seed.child("tactics", self.rng.u64()).rng();
-            let tactics = Tactics::new(orders.clone(), self.role, main, target, round.start, rng, now);
+            let mut tactics = Tactics::new(orders.clone(), self.role, main, target, round.start, rng, now);
+            if self.pairs.iter().any(|pair| pair.is_being_proven(now)) {
+                tactics.handle_found(now);
+            }
             self.extras.tactics = Some(tactics);
         }
         self.extras.retire_at = None;
@@ -239,7 +242,8 @@ impl PunchAgent {
             | Plan::Steps
             | Plan::NoGuess
             | Plan::Hopeless => Some(SCHEDULE_DOUBTFUL_MS),
-            Plan::Unknown | Plan::Dial | Plan::Punch => Some(SCHEDULE_ATTESTED_MS),
+            Plan::Unknown => Some(SCHEDULE_UNKNOWN_MS),
+            Plan::Dial | Plan::Punch => Some(SCHEDULE_ATTESTED_MS),
         }
     }
 

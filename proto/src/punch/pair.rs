@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Consent;
 use super::config::{
-    NONCE_LIFETIME, NONCES_PER_PAIR, PROOF_FRESH, SCHEDULE_UNATTESTED_MS, UNATTESTED_WINDOW,
+    FIND_PAUSE, NONCE_LIFETIME, NONCES_PER_PAIR, PROOF_FRESH, SCHEDULE_UNATTESTED_MS, UNATTESTED_WINDOW,
 };
 use crate::path::{How, SocketId};
 
@@ -27,6 +27,8 @@ pub(super) struct Pair {
     pub(super) to_echo: u64,
     /// When the last authentic probe came from there.
     pub(super) heard: Option<Instant>,
+    /// When the first one did since the proof was last forgotten.
+    found: Option<Instant>,
     /// When the last own nonce came back: this side's half of the proof.
     pub(super) echoed: Option<Instant>,
     /// When the peer last said that its nonce came back: the other half.
@@ -84,6 +86,7 @@ impl Pair {
             announced: false,
             to_echo: 0,
             heard: None,
+            found: None,
             echoed: None,
             peer_echoed: None,
             rtt: None,
@@ -129,7 +132,20 @@ impl Pair {
         self.peer_echoed.is_some() && fresh(self.echoed)
     }
 
+    /// The peer was heard there for the first time a moment ago, and what completes the proof is on its way.
+    pub(super) fn is_being_proven(&self, now: Instant) -> bool {
+        let lately = self.found.is_some_and(|at| now < at + FIND_PAUSE);
+        lately && !self.is_proven() && !self.is_on_trial() && self.due().is_some()
+    }
+
+    /// An authentic probe came from there.
+    pub(super) fn hear(&mut self, now: Instant) {
+        self.heard = Some(now);
+        self.found.get_or_insert(now);
+    }
+
     pub(super) fn forget_proof(&mut self) {
+        self.found = None;
         self.echoed = None;
         self.peer_echoed = None;
         self.nonces = [None; NONCES_PER_PAIR];

@@ -11,8 +11,8 @@ use super::offer;
 use super::registry::Registry;
 use super::sessions::{End, Session};
 use crate::id::{ChannelId, RequestId, SessionId};
-use crate::plan::{Plan, plan, wants_guess};
-use crate::wire::network::{Mapping, SPANS_MAX};
+use crate::plan::{is_settled, is_worth_a_round, wants_guess};
+use crate::wire::network::SPANS_MAX;
 use crate::wire::{
     Aim, CloseReason, Connect, ConnectRefusal, FromServer, Introduction, Network, PathPolicy, Refusal, Role,
     ServerTime,
@@ -157,12 +157,10 @@ impl Registry {
                 continue;
             };
             let networks = session.conns().map(|conn| self.network(conn));
-            let known = networks.iter().all(|network| network.mapping != Mapping::Unknown);
             let waits = !session.informed && !session.direct && session.policy().direct;
-            let better = plan(networks, false, true);
-            let tries = session.tried[0].is_some_and(|tried| tried.plan == better);
-            let same = tries || matches!(better, Plan::Dial | Plan::Punch | Plan::Hopeless);
-            let round = session.round.checked_add(1).filter(|_| known && waits && !same);
+            let tried = session.tried[0].map(|tried| tried.plan);
+            let better = waits && is_settled(networks) && is_worth_a_round(networks, tried);
+            let round = session.round.checked_add(1).filter(|_| better);
             if let (Some(round), Some(session)) = (round, self.sessions.get_mut(id)) {
                 session.round = round;
                 self.introduce(id, None, now);
@@ -279,10 +277,7 @@ impl Registry {
 
     /// Has what this round would do first been tried in vain? A round in which less was known of the networks does not count.
     fn is_again(&mut self, id: SessionId, session: &Session) -> bool {
-        let known = session
-            .conns()
-            .iter()
-            .all(|conn| self.network(*conn).mapping != Mapping::Unknown);
+        let known = is_settled(session.conns().map(|conn| self.network(conn)));
         if let Some(session) = self.sessions.get_mut(id) {
             session.informed |= known;
             session.direct = false;

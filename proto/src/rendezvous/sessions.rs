@@ -22,7 +22,7 @@ pub(super) struct End {
 pub(super) struct Session {
     pub(super) ends: [End; 2],
     pub(super) round: u8,
-    /// A round began in which both networks were known.
+    /// A round began in which enough was known of both networks.
     pub(super) informed: bool,
     /// The caller said that the last round led to a path.
     pub(super) direct: bool,

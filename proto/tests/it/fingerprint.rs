@@ -407,6 +407,65 @@ fn a_public_address_is_told_from_a_translated_one_and_needs_no_nat_tests() {
     assert_eq!(found.v4.opener_ttl, Fact::NotTestable(Obstacle::NothingFilters));
 }
 
+/// When, and what, a run said of the server's other port.
+fn other_port(world: &World) -> Vec<(Duration, bool)> {
+    let told = |(at, fact): &(Instant, Learnt)| match fact {
+        Learnt::OtherPort { passes } => Some((*at - epoch(), *passes)),
+        _ => None,
+    };
+    world.learnt.iter().filter_map(told).collect()
+}
+
+#[test]
+fn whom_a_filter_lets_in_is_told_long_before_silence_is_sure() {
+    for (filtering, expected) in [
+        (Filtering::EndpointIndependent, true),
+        (Filtering::AddressDependent, true),
+        (Filtering::AddressAndPortDependent, false),
+    ] {
+        let mut world = World::new(Some(Nat::new(Keyed::Socket, filtering)), &FOUR);
+        let found = world.run();
+        let told = other_port(&world);
+        assert_eq!(told.len(), 1, "{filtering:?}: {told:?}");
+        assert!(told[0].0 < ms(200), "{filtering:?}: {told:?}");
+        let sure = found.took > ms(1200);
+        assert_eq!(
+            sure,
+            filtering != Filtering::EndpointIndependent,
+            "{:?}",
+            found.took
+        );
+        assert_eq!(told[0].1, expected, "{filtering:?}");
+    }
+}
+
+#[test]
+fn an_answer_that_comes_late_corrects_what_its_silence_told() {
+    let mut corrected = 0;
+    for seed in 0..60 {
+        let mut world = World::new(Some(Nat::new(Keyed::Socket, Filtering::AddressDependent)), &FOUR);
+        world.loses_one_in = 6;
+        world.rng = Seed::from_number(seed).rng();
+        let found = world.run();
+        let told: Vec<bool> = other_port(&world).into_iter().map(|(_, passes)| passes).collect();
+        if let (Some(last), Fact::Known(passes)) = (told.last(), found.v4.other_port_passes) {
+            assert_eq!(*last, passes, "seed {seed}: {told:?}");
+        }
+        corrected += usize::from(told == [false, true]);
+    }
+    assert!(corrected > 5, "{corrected}");
+}
+
+#[test]
+fn silence_tells_nothing_where_the_server_may_not_have_answered_or_the_port_changes_anyway() {
+    let mut stubborn = World::new(Some(home()), &FOUR);
+    stubborn.stubborn = true;
+    for mut world in [stubborn, World::new(Some(symmetric()), &FOUR)] {
+        world.run();
+        assert_eq!(other_port(&world), []);
+    }
+}
+
 #[test]
 fn a_hairpin_and_a_filter_behind_another_router_are_seen() {
     let mut nat = home();

@@ -9,6 +9,7 @@ mod pairing;
 mod punch;
 mod registry;
 mod relay;
+mod renewal;
 mod shaping;
 mod stun;
 mod support;

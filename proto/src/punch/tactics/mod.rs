@@ -244,7 +244,9 @@ impl Tactics {
     pub(super) fn handle_aim(&mut self, aim: &Aim, now: Instant) {
         match &mut self.part {
             Part::Between => {
-                if bracket::probe_between(&mut self.stock, &aim.spans, now) {
+                // Not before the pause is over: what is overdue by then would be left out.
+                let at = self.paused.map_or(now, |until| until.max(now));
+                if bracket::probe_between(&mut self.stock, &aim.spans, at) {
                     self.part = Part::Plain;
                 }
             }

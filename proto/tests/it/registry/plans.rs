@@ -88,6 +88,39 @@ fn no_round_follows_where_it_would_be_the_same_or_there_is_a_path() {
 }
 
 #[test]
+fn no_round_follows_before_it_is_known_whom_the_easy_side_lets_in() {
+    let unasked = Network {
+        filtering: Filtering::Unknown,
+        ..easy()
+    };
+    let by_address = Network {
+        filtering: Filtering::Address,
+        ..easy()
+    };
+    for (known, follows) in [(easy(), true), (by_address, false)] {
+        let mut world = World::new(open());
+        let (one, two, _) = world.pair();
+        world.say(one, facts(1, random()));
+        world.say(two, facts(2, unasked));
+        assert!(
+            introductions(world.told(one)).is_empty(),
+            "perhaps nothing has to be guessed"
+        );
+        world.say(two, facts(2, known));
+        let told = introductions(world.told(one));
+        assert_eq!(
+            !told.is_empty(),
+            follows,
+            "both send already, which opens the way in"
+        );
+        assert!(
+            told.iter().all(|told| told.guess && !told.again),
+            "nothing was tried yet"
+        );
+    }
+}
+
+#[test]
 fn a_second_round_is_another_try_only_if_the_first_knew_enough() {
     let mut world = World::new(open());
     let (one, two, _) = world.pair();
