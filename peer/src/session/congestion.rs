@@ -7,6 +7,10 @@
 //! path, so their bytes are added to the window until they are acknowledged or lost; else a full window of a dead path
 //! would stall the new one until every packet of it is given up.
 //!
+//! A new path is often the shorter one, and what is sent on it first then overtakes the end of the handshake, which is still on the
+//! relay: the other side cannot read it yet and drops it (RFC 9001 section 5.7). So what is sent before anything has arrived, an
+//! initial window at the most, tells nothing if it is lost; taken for congestion it would end slow start before it began.
+//!
 //! What a path bears is decided by [`super::model`].
 
 use std::any::Any;
@@ -38,6 +42,8 @@ impl ControllerFactory for EpochFactory {
             model: Model::new(now, current_mtu),
             factory: self,
             since: now,
+            has_moved: false,
+            arrived: None,
             mtu: current_mtu,
             outstanding: 0,
             stranded: 0,
@@ -55,6 +61,10 @@ struct EpochController {
     seen: u64,
     /// When it began.
     since: Instant,
+    /// Did it begin with a move, rather than with the connection?
+    has_moved: bool,
+    /// When it was first heard that something had arrived that was sent since.
+    arrived: Option<Instant>,
     mtu: u16,
     /// Bytes in flight: what QUIC said at its last acknowledgement, and what was sent since.
     outstanding: u64,
@@ -74,8 +84,26 @@ impl EpochController {
             self.seen = self.factory.epoch.load(Ordering::Acquire);
             self.model = Model::new(now, self.mtu);
             self.since = now;
+            self.has_moved = true;
+            self.arrived = None;
             self.stranded = self.outstanding;
         }
+    }
+
+    fn acked(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool) {
+        self.follow(now);
+        if sent < self.since {
+            self.stranded = self.stranded.saturating_sub(bytes);
+            return;
+        }
+        self.arrived.get_or_insert(now);
+        let in_flight = self.outstanding.saturating_sub(self.stranded);
+        self.model.on_ack(now, sent, bytes, in_flight, app_limited);
+    }
+
+    /// Was it sent before anything had arrived on a new path?
+    fn is_vanguard(&self, sent: Instant) -> bool {
+        self.has_moved && self.arrived.is_none_or(|arrived| sent < arrived)
     }
 }
 
@@ -94,13 +122,7 @@ impl Controller for EpochController {
     }
 
     fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, _: &RttEstimator) {
-        self.follow(now);
-        if sent < self.since {
-            self.stranded = self.stranded.saturating_sub(bytes);
-        } else {
-            let in_flight = self.outstanding.saturating_sub(self.stranded);
-            self.model.on_ack(now, sent, bytes, in_flight, app_limited);
-        }
+        self.acked(now, sent, bytes, app_limited);
     }
 
     fn on_end_acks(&mut self, now: Instant, in_flight: u64, _: bool, _: Option<u64>) {
@@ -120,7 +142,8 @@ impl Controller for EpochController {
         self.outstanding = self.outstanding.saturating_sub(lost_bytes);
         // What was lost is the oldest; the old path's packets come first.
         self.stranded = self.stranded.saturating_sub(lost_bytes);
-        if sent < self.since {
+        let says_nothing = lost_bytes > 0 && !is_persistent_congestion && self.is_vanguard(sent);
+        if sent < self.since || says_nothing {
             return;
         }
         self.model
@@ -208,17 +231,60 @@ mod tests {
         assert_eq!(controller.window(), initial + 6_000);
     }
 
+    fn whole(controller: Box<dyn Controller>) -> Box<EpochController> {
+        controller.into_any().downcast().unwrap()
+    }
+
     #[test]
     fn losses_and_marks_on_the_present_path_count_as_ever() {
-        for lost in [100_000, 0] {
-            let (epoch, mut controller, now) = controller();
-            epoch.fetch_add(1, Ordering::Release);
-            let sent = now + Duration::from_millis(5);
-            controller.on_sent(sent, 1_000, 1);
-            controller.on_end_acks(sent, 0, false, Some(1));
-            let before = controller.window();
-            controller.on_congestion_event(sent + Duration::from_millis(5), sent, false, lost);
-            assert!(controller.window() < before, "{lost} bytes lost");
+        for moves in [0, 1] {
+            for lost in [100_000, 0] {
+                let (epoch, controller, now) = controller();
+                let mut controller = whole(controller);
+                epoch.fetch_add(moves, Ordering::Release);
+                let later = |ms| now + Duration::from_millis(ms);
+                for (sent, acked) in [(5, 10), (15, 20)] {
+                    controller.on_sent(later(sent), 1_000, 1);
+                    controller.acked(later(acked), later(sent), 1_000, true);
+                }
+                controller.on_sent(later(25), 1_000, 3);
+                controller.on_end_acks(later(25), 0, false, Some(3));
+                let before = controller.window();
+                controller.on_congestion_event(later(30), later(25), false, lost);
+                assert!(
+                    controller.window() < before,
+                    "{lost} bytes lost after {moves} moves"
+                );
+            }
         }
+    }
+
+    #[test]
+    fn what_overtakes_the_handshake_on_a_new_path_and_is_dropped_does_not_end_slow_start() {
+        let (epoch, controller, now) = controller();
+        let mut controller = whole(controller);
+        let later = |ms| now + Duration::from_millis(ms);
+        controller.on_sent(later(0), 2_000, 2);
+        epoch.fetch_add(1, Ordering::Release);
+        for n in 1..=8 {
+            controller.on_sent(later(26), n * 1_200, 2 + n);
+        }
+        // The end of the handshake is heard of, then what was sent after it, and that shows the gap.
+        controller.acked(later(151), later(0), 2_000, false);
+        let slow_start = controller.window();
+        for packet in [11, 12] {
+            controller.on_sent(later(152), 1_200, packet);
+        }
+        for _ in 0..2 {
+            controller.acked(later(252), later(152), 1_200, false);
+        }
+        for _ in 0..8 {
+            controller.on_congestion_event(later(252), later(26), false, 1_200);
+        }
+        controller.on_end_acks(later(252), 0, false, Some(12));
+        assert!(controller.window() >= slow_start, "{}", controller.window());
+        // What is lost from now on counts.
+        controller.on_congestion_event(later(360), later(260), false, 9_600);
+        assert!(controller.window() < slow_start, "{}", controller.window());
     }
 }
