@@ -96,8 +96,19 @@ pub(super) struct Traffic {
     sequence: u64,
     arrived: Option<Duration>,
     stats: TrafficStats,
-    /// Did anything go out, come in, on the direct path since the connector was told?
-    unreported: (bool, bool),
+    /// What happened since the connector was told.
+    unreported: Unreported,
+}
+
+/// What the connector has not been told yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Unreported {
+    /// Something went out on the direct path.
+    pub(super) sent: bool,
+    /// Something came in on it.
+    pub(super) received: bool,
+    /// Something came through the relay.
+    pub(super) relayed: bool,
 }
 
 impl Traffic {
@@ -108,7 +119,7 @@ impl Traffic {
             sequence: 0,
             arrived: None,
             stats: TrafficStats::default(),
-            unreported: (false, false),
+            unreported: Unreported::default(),
         }
     }
 
@@ -138,7 +149,7 @@ impl Traffic {
         match via {
             Some(via) => {
                 self.stats.sent += 1;
-                self.unreported.0 |= via == Via::Direct;
+                self.unreported.sent |= via == Via::Direct;
             }
             None => self.stats.unsent += 1,
         }
@@ -150,7 +161,8 @@ impl Traffic {
             Via::Relay => self.stats.by_relay += 1,
             Via::Direct => self.stats.direct += 1,
         }
-        self.unreported.1 |= via == Via::Direct;
+        self.unreported.received |= via == Via::Direct;
+        self.unreported.relayed |= via == Via::Relay;
         self.stats.first.get_or_insert(now);
         let gap = self
             .arrived
@@ -164,8 +176,8 @@ impl Traffic {
         self.stats.unknown_source += 1;
     }
 
-    /// What the connector has not been told yet: (sent, received) on the direct path.
-    pub(super) fn take_unreported(&mut self) -> (bool, bool) {
+    /// What the connector has not been told yet.
+    pub(super) fn take_unreported(&mut self) -> Unreported {
         std::mem::take(&mut self.unreported)
     }
 
@@ -204,7 +216,7 @@ mod tests {
             traffic.note_received(Via::Direct, Duration::from_millis(ms));
         }
         assert_eq!(traffic.stats().longest_gap, Duration::from_millis(800));
-        assert_eq!(traffic.take_unreported(), (false, true));
-        assert_eq!(traffic.take_unreported(), (false, false));
+        assert!(traffic.take_unreported().received);
+        assert_eq!(traffic.take_unreported(), Unreported::default());
     }
 }

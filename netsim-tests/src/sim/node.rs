@@ -16,7 +16,7 @@ use knothole_proto::path::{Path, SocketId, Why};
 use knothole_proto::seed::Seed;
 use knothole_proto::wire::{FromServer, Introduction, Kind, Role, ToServer, codec, relay};
 
-use super::app::{Datagram, Kind as AppKind, Traffic, TrafficStats, Via};
+use super::app::{Datagram, Kind as AppKind, Traffic, TrafficStats, Unreported, Via};
 use super::client::{Client, Told};
 use super::clock::HostClock;
 use super::control;
@@ -327,9 +327,16 @@ impl Node {
         let Some(state) = self.links.get_mut(&link) else {
             return;
         };
-        let (sent, received) = state.traffic.take_unreported();
+        let Unreported {
+            sent,
+            received,
+            relayed,
+        } = state.traffic.take_unreported();
         if sent || received {
             self.feed(Input::Traffic { link, sent, received }, now);
+        }
+        if relayed {
+            self.feed(Input::Relayed { link }, now);
         }
     }
 

@@ -177,6 +177,7 @@ impl Driver {
                 role: link.role,
                 policy: link.policy,
                 channel: None,
+                awaits_peer: false,
                 idle_since: None,
             };
             self.links.insert(id, entry);
@@ -235,7 +236,7 @@ impl Driver {
 
     /// Put into the path table what path and channel come to.
     fn apply_route(&mut self, link: LinkId) {
-        let Some(entry) = self.links.get(&link) else {
+        let Some(entry) = self.links.get_mut(&link) else {
             return;
         };
         let route = match (entry.path, entry.channel) {
@@ -251,6 +252,8 @@ impl Driver {
         // What was sent on a path that died is missing, and QUIC's timer has backed off meanwhile: an acknowledgement
         // of anything sent now brings out what to send again, after one round trip instead of seconds.
         if in_use && before != route && route != Route::None && !matches!(before, Route::Relay(_)) {
+            // The peer's answer goes the old way until it has moved as well.
+            entry.awaits_peer = true;
             self.ports.quic.nudge();
         }
     }

@@ -19,7 +19,7 @@ use super::link::{LinkShared, LinkUse};
 use super::network::Recalled;
 use super::request::{Granted, Request};
 use super::start::offered;
-use crate::net::{Counters, Datagram, OutboundWatch, PathSocket, PathTable, Sockets, SuspendWatch};
+use crate::net::{Counters, Datagram, Happened, OutboundWatch, PathSocket, PathTable, Sockets, SuspendWatch};
 use crate::node::{ConnectError, LookupError, NodeConfig, NodeEvent, PairError, Registered, StartError};
 use crate::session::{CODE_DONE, Connection, Quic};
 
@@ -83,6 +83,8 @@ pub(crate) struct LinkEntry {
     pub(crate) channel: Option<ChannelId>,
     /// The path as the connector last named it.
     pub(crate) path: Path,
+    /// Traffic was moved away from a path that may have been dead, and nothing has come from the peer on the new one.
+    pub(crate) awaits_peer: bool,
     /// Since when nobody uses it.
     pub(crate) idle_since: Option<Instant>,
 }
@@ -353,15 +355,19 @@ impl Driver {
         self.ports.handle.prove();
     }
 
-    /// Report traffic on direct paths, and let go of links that nobody used for long enough.
+    /// Report traffic, and let go of links that nobody used for long enough.
     fn on_tick(&mut self) {
         let now = Instant::now();
-        let (mut traffic, mut done) = (Vec::new(), Vec::new());
+        let (mut happened, mut done, mut is_back) = (Vec::new(), Vec::new(), false);
         for (link, entry) in &mut self.links {
-            let (sent, received) = entry.shared.transport().take_traffic();
-            if entry.path.is_direct() && (sent || received) {
-                traffic.push((*link, sent, received));
-            }
+            let since = entry.shared.transport().take_happened();
+            let heard = if entry.path.is_direct() {
+                happened.push((*link, since));
+                since.received
+            } else {
+                since.relayed
+            };
+            is_back |= heard && std::mem::take(&mut entry.awaits_peer);
             if entry.shared.in_use() {
                 entry.idle_since = None;
             } else if now.duration_since(*entry.idle_since.get_or_insert(now)) >= linger(&self.config, entry)
@@ -369,12 +375,29 @@ impl Driver {
                 done.push(*link);
             }
         }
-        for (link, sent, received) in traffic {
-            self.feed(Input::Traffic { link, sent, received });
+        if is_back {
+            self.ports.quic.nudge();
+        }
+        for (link, since) in happened {
+            self.report(link, since);
         }
         for link in done {
             tracing::debug!(?link, "nobody uses the link any more");
             self.feed(Input::Command(Command::Close { link }));
+        }
+    }
+
+    fn report(&mut self, link: LinkId, since: Happened) {
+        let Happened {
+            sent,
+            received,
+            relayed,
+        } = since;
+        if sent || received {
+            self.feed(Input::Traffic { link, sent, received });
+        }
+        if relayed {
+            self.feed(Input::Relayed { link });
         }
     }
 

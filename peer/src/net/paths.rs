@@ -64,6 +64,18 @@ pub(crate) struct LinkPath {
     epoch: Arc<AtomicU64>,
     sent: AtomicBool,
     received: AtomicBool,
+    relayed: AtomicBool,
+}
+
+/// What happened on a link since the last question.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Happened {
+    /// Something was sent on the direct path.
+    pub(crate) sent: bool,
+    /// Something came in on it.
+    pub(crate) received: bool,
+    /// Something came in through the relay.
+    pub(crate) relayed: bool,
 }
 
 impl LinkPath {
@@ -74,6 +86,7 @@ impl LinkPath {
             epoch: Arc::default(),
             sent: AtomicBool::new(false),
             received: AtomicBool::new(false),
+            relayed: AtomicBool::new(false),
         }
     }
 
@@ -85,26 +98,36 @@ impl LinkPath {
         &self.epoch
     }
 
-    /// A datagram went out on the direct path. A load before the store keeps the cache line shared while busy.
+    /// A datagram went out on the direct path.
     pub(crate) fn note_sent(&self) {
-        if !self.sent.load(Ordering::Relaxed) {
-            self.sent.store(true, Ordering::Relaxed);
-        }
+        note(&self.sent);
     }
 
     /// A datagram came in on the direct path.
     pub(crate) fn note_received(&self) {
-        if !self.received.load(Ordering::Relaxed) {
-            self.received.store(true, Ordering::Relaxed);
-        }
+        note(&self.received);
     }
 
-    /// Was anything sent, was anything received on a direct path since the last question?
-    pub(crate) fn take_traffic(&self) -> (bool, bool) {
-        (
-            self.sent.swap(false, Ordering::Relaxed),
-            self.received.swap(false, Ordering::Relaxed),
-        )
+    /// A datagram came in through the relay.
+    pub(crate) fn note_relayed(&self) {
+        note(&self.relayed);
+    }
+
+    /// What happened since the last question.
+    pub(crate) fn take_happened(&self) -> Happened {
+        let take = |flag: &AtomicBool| flag.swap(false, Ordering::Relaxed);
+        Happened {
+            sent: take(&self.sent),
+            received: take(&self.received),
+            relayed: take(&self.relayed),
+        }
+    }
+}
+
+/// Sets a flag that is mostly set already: a load before the store keeps the cache line shared while busy.
+fn note(flag: &AtomicBool) {
+    if !flag.load(Ordering::Relaxed) {
+        flag.store(true, Ordering::Relaxed);
     }
 }
 

@@ -254,10 +254,13 @@ impl PathSocket {
             return Fate::Drop;
         };
         match tables.channel(channel) {
-            Some(path) => Fate::Pass {
-                from: path.virtual_addr(),
-                skip: relay::HEADER_LEN,
-            },
+            Some(path) => {
+                path.note_relayed();
+                Fate::Pass {
+                    from: path.virtual_addr(),
+                    skip: relay::HEADER_LEN,
+                }
+            }
             None => {
                 Counters::count(&self.counters.relay_early);
                 lock(&self.early).keep(channel, datagram, Instant::now());

@@ -65,6 +65,11 @@ pub enum Input<'a> {
         /// Something arrived on it.
         received: bool,
     },
+    /// QUIC traffic of a link with a direct path came through the relay since the last report.
+    Relayed {
+        /// The link.
+        link: LinkId,
+    },
     /// Somebody wants something.
     Command(Command),
     /// The deadline of the last [`Output::Wait`] has come.

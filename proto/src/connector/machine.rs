@@ -119,6 +119,11 @@ impl Connector {
                     agent.handle_traffic(sent, received, now);
                 }
             }
+            Input::Relayed { link } => {
+                if let Some(agent) = self.links.get_mut(&link).and_then(|link| link.agent.as_mut()) {
+                    agent.handle_relayed(now);
+                }
+            }
             Input::Command(command) => self.on_command(command, now),
             Input::Timeout => self.on_timeout(now),
         }

@@ -199,6 +199,13 @@ impl PunchAgent {
         }
     }
 
+    /// The peer's traffic came through the relay although a direct path is used here.
+    pub fn handle_relayed(&mut self, now: Instant) {
+        if let Some(used) = &mut self.used {
+            used.upkeep.on_relayed(now);
+        }
+    }
+
     /// There is a reason to doubt the used path: check it now.
     pub fn handle_doubt(&mut self, now: Instant) {
         if let Some(used) = &mut self.used {

@@ -105,6 +105,11 @@ pub const SUSPECT_AFTER: Duration = Duration::from_secs(1);
 /// who types, longer lets a video stand still; each pause costs a probe and its answer.
 pub const HUSH_AFTER: Duration = Duration::from_secs(2);
 
+/// The peer sends through the relay, and nothing has come on the direct path for this long: the path is suspected. The peer
+/// takes a new path a round trip later than this side at the most, and what it sent through the relay before comes in meanwhile;
+/// less would suspect every new path, more leaves the answers on the dead path for longer.
+pub const DESERTED_AFTER: Duration = Duration::from_millis(500);
+
 /// Time between check probes on a suspected path.
 pub const CHECK_EVERY: Duration = Duration::from_millis(250);
 

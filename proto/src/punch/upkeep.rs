@@ -6,7 +6,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::config::{CHECK_EVERY, CHECKS, CONSENT, HUSH_AFTER, KEEPALIVE_RETRY_MS, SUSPECT_AFTER};
+use super::config::{
+    CHECK_EVERY, CHECKS, CONSENT, DESERTED_AFTER, HUSH_AFTER, KEEPALIVE_RETRY_MS, SUSPECT_AFTER,
+};
 
 #[derive(Debug)]
 pub(super) struct Upkeep {
@@ -83,6 +85,13 @@ impl Upkeep {
             if matches!(self.state, State::Checking { .. }) {
                 self.state = State::Quiet;
             }
+        }
+    }
+
+    /// The peer's traffic comes through the relay. It may have lost the direct path, or not have got it yet.
+    pub(super) fn on_relayed(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.received) >= DESERTED_AFTER {
+            self.suspect(now);
         }
     }
 
@@ -193,6 +202,18 @@ mod tests {
         let times: Vec<_> = done.iter().map(|(at, _)| *at).collect();
         assert_eq!(times, [1100, 1350, 1600, 1850, 2100]);
         assert_eq!(done[4].1, Verdict::Lost);
+    }
+
+    #[test]
+    fn a_path_that_the_peer_left_for_the_relay_is_checked_at_once_and_a_new_one_is_not() {
+        let epoch = testing::epoch();
+        let mut upkeep = Upkeep::new(15_000 * MS, epoch);
+        upkeep.on_relayed(epoch + 400 * MS);
+        assert_eq!(upkeep.due(), epoch + 15_000 * MS, "what was under way comes in");
+        upkeep.on_relayed(epoch + 600 * MS);
+        let done = run(&mut upkeep, epoch, 60_000 * MS);
+        assert_eq!(done.first(), Some(&(600, Verdict::ProbeAll)));
+        assert_eq!(done.last(), Some(&(1_600, Verdict::Lost)));
     }
 
     #[test]

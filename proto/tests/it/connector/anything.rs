@@ -25,6 +25,7 @@ enum Step {
     Close(u64),
     Peers(bool),
     Traffic(u64, bool, bool),
+    Relayed(u64),
     Local(u8),
     PairOpen,
     PairJoin(u32),
@@ -101,6 +102,7 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => (0..4u64).prop_map(Step::Close),
         1 => any::<bool>().prop_map(Step::Peers),
         2 => (0..4u64, any::<bool>(), any::<bool>()).prop_map(|(link, sent, got)| Step::Traffic(link, sent, got)),
+        1 => (0..4u64).prop_map(Step::Relayed),
         1 => any::<u8>().prop_map(Step::Local),
         1 => Just(Step::PairOpen),
         1 => (0..8u32).prop_map(Step::PairJoin),
@@ -146,6 +148,7 @@ fn take(town: &mut Town, step: Step) {
                 },
             );
         }
+        Step::Relayed(link) => town.feed(0, Input::Relayed { link: LinkId(link) }),
         Step::Local(last) => {
             let host = |text: String| Candidate {
                 kind: CandidateKind::Host,
