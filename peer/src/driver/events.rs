@@ -13,7 +13,7 @@ use super::control::ControlEvent;
 use super::dial::{DialFailure, HANDSHAKE_TIMEOUT};
 use super::link::{LinkShared, LinkUse};
 use super::request::Granted;
-use super::run::{Driver, LinkEntry};
+use super::run::{Driver, LinkEntry, NUDGES};
 use crate::net::{LinkPath, Route};
 use crate::node::{ConnectError, LookupError, NodeEvent, Registered, StartError};
 use crate::session::PathState;
@@ -177,7 +177,7 @@ impl Driver {
                 role: link.role,
                 policy: link.policy,
                 channel: None,
-                awaits_peer: false,
+                nudges: 0,
                 idle_since: None,
             };
             self.links.insert(id, entry);
@@ -252,8 +252,7 @@ impl Driver {
         // What was sent on a path that died is missing, and QUIC's timer has backed off meanwhile: an acknowledgement
         // of anything sent now brings out what to send again, after one round trip instead of seconds.
         if in_use && before != route && route != Route::None && !matches!(before, Route::Relay(_)) {
-            // The peer's answer goes the old way until it has moved as well.
-            entry.awaits_peer = true;
+            entry.nudges = NUDGES;
             self.ports.quic.nudge();
         }
     }

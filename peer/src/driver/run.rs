@@ -27,6 +27,10 @@ use crate::session::{CODE_DONE, Connection, Quic};
 /// within seconds; more often wakes idle machines for nothing.
 const TICK: Duration = Duration::from_millis(200);
 
+/// In so many ticks after a move from a path that may have been dead QUIC is made to send something: for the acknowledgements
+/// that went the old way until the peer had moved as well, and for those that a full window holds back. Each costs a packet.
+pub(super) const NUDGES: u32 = 5;
+
 /// How often the way to the server is looked up, to notice a change of network: a fourth of the time in which traffic
 /// is to flow again after one.
 const GLANCE: Duration = Duration::from_millis(500);
@@ -83,8 +87,9 @@ pub(crate) struct LinkEntry {
     pub(crate) channel: Option<ChannelId>,
     /// The path as the connector last named it.
     pub(crate) path: Path,
-    /// Traffic was moved away from a path that may have been dead, and nothing has come from the peer on the new one.
-    pub(crate) awaits_peer: bool,
+    /// Traffic was moved away from a path that may have been dead: how often QUIC is still to be made to send something
+    /// once the peer is heard on the new one.
+    pub(crate) nudges: u32,
     /// Since when nobody uses it.
     pub(crate) idle_since: Option<Instant>,
 }
@@ -358,7 +363,7 @@ impl Driver {
     /// Report traffic, and let go of links that nobody used for long enough.
     fn on_tick(&mut self) {
         let now = Instant::now();
-        let (mut happened, mut done, mut is_back) = (Vec::new(), Vec::new(), false);
+        let (mut happened, mut done, mut nudge) = (Vec::new(), Vec::new(), false);
         for (link, entry) in &mut self.links {
             let since = entry.shared.transport().take_happened();
             let heard = if entry.path.is_direct() {
@@ -367,7 +372,10 @@ impl Driver {
             } else {
                 since.relayed
             };
-            is_back |= heard && std::mem::take(&mut entry.awaits_peer);
+            if entry.nudges > 0 && (heard || entry.nudges < NUDGES) {
+                entry.nudges -= 1;
+                nudge = true;
+            }
             if entry.shared.in_use() {
                 entry.idle_since = None;
             } else if now.duration_since(*entry.idle_since.get_or_insert(now)) >= linger(&self.config, entry)
@@ -375,7 +383,7 @@ impl Driver {
                 done.push(*link);
             }
         }
-        if is_back {
+        if nudge {
             self.ports.quic.nudge();
         }
         for (link, since) in happened {

@@ -11,17 +11,29 @@
 //! relay: the other side cannot read it yet and drops it (RFC 9001 section 5.7). So what is sent before anything has arrived, an
 //! initial window at the most, tells nothing if it is lost; taken for congestion it would end slow start before it began.
 //!
+//! While the window is full and data waits, quinn sends no acknowledgements either, although RFC 9002 section 7 would let them
+//! pass. Two sides that begin a new path with a full first window each would wait for each other, and QUIC's timer, which has
+//! measured the outage as a round trip, comes seconds later. So a full window that nothing empties lets a packet out now
+//! and then, and the acknowledgements with it.
+//!
 //! What a path bears is decided by [`super::model`].
 
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics};
 use quinn_proto::RttEstimator;
 
 use super::model::Model;
+
+/// A full window whose last packet left two round trips and so long ago lets one out; the next after twice the time. Twice
+/// the time by which an acknowledgement may be delayed; less would be more than the window where nothing is wrong.
+const STUCK_AFTER: Duration = Duration::from_millis(50);
+
+/// As many packets, one after the other, leave a full window at most: a path that carries nothing is left to QUIC's timer.
+const LET_OUT_MAX: u32 = 6;
 
 /// Makes the controllers of a link's connections.
 pub(crate) struct EpochFactory {
@@ -48,6 +60,7 @@ impl ControllerFactory for EpochFactory {
             outstanding: 0,
             stranded: 0,
             batch: (now, 0),
+            let_out: 0,
         })
     }
 }
@@ -72,6 +85,8 @@ struct EpochController {
     stranded: u64,
     /// What QUIC said at the last packet: when, and how long the batch was that it ended.
     batch: (Instant, u64),
+    /// Packets that left although the window was full, since the last acknowledgement.
+    let_out: u32,
 }
 
 impl EpochController {
@@ -86,6 +101,7 @@ impl EpochController {
             self.since = now;
             self.has_moved = true;
             self.arrived = None;
+            self.let_out = 0;
             self.stranded = self.outstanding;
         }
     }
@@ -101,6 +117,28 @@ impl EpochController {
         self.model.on_ack(now, sent, bytes, in_flight, app_limited);
     }
 
+    /// What may be in flight.
+    fn allowed(&self) -> u64 {
+        self.stranded.saturating_add(self.model.window())
+    }
+
+    /// What must be free for one packet more: quinn begins none that would fill the window.
+    fn room(&self) -> u64 {
+        2 * u64::from(self.mtu) + 1
+    }
+
+    fn is_full(&self) -> bool {
+        self.outstanding.saturating_add(self.room()) > self.allowed()
+    }
+
+    /// Has a full window not moved for so long that it needs help?
+    fn is_stuck(&self, now: Instant) -> bool {
+        let patience = (STUCK_AFTER + self.model.least() * 2) * 2_u32.pow(self.let_out.min(LET_OUT_MAX));
+        self.let_out < LET_OUT_MAX
+            && self.is_full()
+            && now.saturating_duration_since(self.batch.0) >= patience
+    }
+
     /// Was it sent before anything had arrived on a new path?
     fn is_vanguard(&self, sent: Instant) -> bool {
         self.has_moved && self.arrived.is_none_or(|arrived| sent < arrived)
@@ -110,6 +148,7 @@ impl EpochController {
 impl Controller for EpochController {
     fn on_sent(&mut self, now: Instant, bytes: u64, _: u64) {
         self.follow(now);
+        self.let_out += u32::from(self.is_stuck(now));
         // For every packet of a batch quinn tells the length of the batch so far.
         let (then, before) = std::mem::replace(&mut self.batch, (now, bytes));
         let packet = if then == now && bytes > before {
@@ -128,6 +167,7 @@ impl Controller for EpochController {
     fn on_end_acks(&mut self, now: Instant, in_flight: u64, _: bool, _: Option<u64>) {
         self.follow(now);
         self.outstanding = in_flight;
+        self.let_out = 0;
         self.stranded = self.stranded.min(in_flight);
     }
 
@@ -159,7 +199,10 @@ impl Controller for EpochController {
         if self.moved() {
             return self.outstanding.saturating_add(self.model.initial_window());
         }
-        self.stranded.saturating_add(self.model.window())
+        if self.is_full() && self.is_stuck(Instant::now()) {
+            return self.outstanding.saturating_add(self.room());
+        }
+        self.allowed()
     }
 
     fn metrics(&self) -> ControllerMetrics {
@@ -218,6 +261,44 @@ mod tests {
         );
         controller.on_end_acks(later(10), 1_000, false, Some(10));
         assert_eq!(controller.window(), initial + 1_000);
+    }
+
+    #[test]
+    fn a_full_window_that_nothing_empties_lets_a_packet_out_now_and_then() {
+        let (_, controller, now) = controller();
+        let mut controller = whole(controller);
+        let later = |ms| now + Duration::from_millis(ms);
+        let full = controller.window();
+        controller.on_sent(now, full, 1);
+        assert!(!controller.is_stuck(later(49)));
+        let out: Vec<u64> = (0..100_000)
+            .filter(|ms| {
+                let stuck = controller.is_stuck(later(*ms));
+                if stuck {
+                    controller.on_sent(later(*ms), 1_200, 2);
+                }
+                stuck
+            })
+            .collect();
+        assert_eq!(
+            out,
+            [50, 150, 350, 750, 1_550, 3_150],
+            "each after twice the time"
+        );
+        // What was acknowledged makes room as ever, and the patience begins anew.
+        controller.acked(later(100_010), later(100_000), full, false);
+        controller.on_end_acks(later(100_010), 0, false, Some(2));
+        assert_eq!((controller.let_out, controller.is_full()), (0, false));
+    }
+
+    #[test]
+    fn a_window_with_room_is_as_wide_as_it_was_however_long_nothing_is_sent() {
+        let (_, mut controller, now) = controller();
+        let before = controller.window();
+        controller.on_sent(now - Duration::from_secs(9), 1_200, 1);
+        assert_eq!(controller.window(), before);
+        controller.on_sent(now - Duration::from_secs(8), before - 1_200, 9);
+        assert!(controller.window() > before, "but a full one lets a packet out");
     }
 
     #[test]

@@ -443,7 +443,8 @@ impl Model {
         self.shared.unwrap_or(least).clamp(least, least * 2)
     }
 
-    fn least(&self) -> Duration {
+    /// The smallest round trip; none as long as nothing is known.
+    pub(super) fn least(&self) -> Duration {
         self.smallest.map_or(Duration::ZERO, |(least, _)| least)
     }
 
