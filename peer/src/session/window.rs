@@ -8,8 +8,8 @@
 //!
 //! Data in order and out of order count alike, and so do streams that are no bulk data: they share the window, which is therefore
 //! narrow only while much comes and is read. A window that is made narrower takes nothing back that was allowed before: quinn
-//! lets what is read pay for it, and until it has, the window must not be made wider again, or a peer could have more on its way
-//! than the widest window.
+//! lets what is read pay for it. Until it has, that counts as part of a window that is made wider again; else one that goes to and
+//! fro would let more and more be on its way.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -261,18 +261,19 @@ impl Window {
         window
     }
 
+    /// `wanted` is what may be on its way in all: what is allowed and not yet paid for is part of it.
     fn change(&mut self, wanted: u64) -> Option<u64> {
-        let wanted = wanted.min(MOST.saturating_sub(self.debt));
-        if wanted < self.now {
-            let less = self.now - wanted;
-            if less <= self.now / SHARE_KEPT {
-                return None;
-            }
-            self.debt += less;
+        if wanted > self.now + self.debt {
+            self.now = wanted - self.debt;
+            return Some(self.now);
         }
-        let changes = wanted != self.now;
+        let less = self.now.saturating_sub(wanted);
+        if less <= self.now / SHARE_KEPT {
+            return None;
+        }
+        self.debt += less;
         self.now = wanted;
-        changes.then_some(wanted)
+        Some(wanted)
     }
 }
 
@@ -344,13 +345,18 @@ mod tests {
                 self.now += Duration::from_millis(1);
                 self.came += per_ms;
                 self.window.took(per_ms);
-                assert!(self.window.now + self.window.debt <= MOST);
+                assert!(self.allowed() <= MOST);
                 if self.window.is_due(self.now) {
                     self.window
                         .look(self.came, Duration::from_millis(rtt_ms), self.now);
                 }
             }
             self.window.now
+        }
+
+        /// What may be on its way.
+        fn allowed(&self) -> u64 {
+            self.window.now + self.window.debt
         }
     }
 
@@ -368,9 +374,10 @@ mod tests {
         assert_eq!(path.run(1, 100, 400), FAST / 10 * ROUNDS, "little comes");
         let mut per_ms = 5_000;
         while per_ms <= 125_000 {
-            let window = path.run(per_ms, 100, 100);
+            path.run(per_ms, 100, 100);
+            let allowed = path.allowed();
             // What it will have on its way at the end of the next round.
-            assert!(window >= 2 * per_ms * 100, "{window} at {per_ms}");
+            assert!(allowed >= 2 * per_ms * 100, "{allowed} at {per_ms}");
             per_ms *= 2;
         }
     }
@@ -401,6 +408,18 @@ mod tests {
         assert_eq!((path.window.rest(), path.window.now), (Some(rest), rest));
         path.window.took(MOST);
         assert_eq!(path.window.rest(), Some(MOST));
+    }
+
+    #[test]
+    fn a_window_that_goes_to_and_fro_never_lets_more_wait_than_at_its_widest() {
+        let mut path = Path::new();
+        path.run(40_000, 1, 1_000);
+        for _ in 0..100 {
+            // A reader with a limit: fast for a moment, then slow.
+            path.run(60_000, 1, 25);
+            path.run(5_000, 1, 100);
+            assert!(path.allowed() <= SLOW_LEAST, "{}", path.allowed());
+        }
     }
 
     #[test]
