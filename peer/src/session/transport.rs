@@ -15,9 +15,10 @@ const MTU_MAX: u16 = 1442;
 /// What one stream may have in flight towards this node, in bytes: 1 Gbit/s over 100 ms are 12.5 MB.
 const STREAM_WINDOW: u32 = 16 * 1024 * 1024;
 
-/// What all streams of a connection together may have in flight towards this node, in bytes; bounds its memory. While bulk
-/// data comes it is less where the path needs less ([`super::window`]).
-pub(super) const CONNECTION_WINDOW: u32 = 32 * 1024 * 1024;
+/// What all streams of a connection together may have in flight towards this node, in bytes: 1 Gbit/s over 200 ms. It bounds the
+/// memory of a reader that is slower than the network, which is one and a half times as much, packets being what they are. While
+/// bulk data comes it is less where the path needs less ([`super::window`]).
+pub(super) const CONNECTION_WINDOW: u32 = 24 * 1024 * 1024;
 
 /// Unacknowledged data that is kept for sending again, in bytes.
 const SEND_WINDOW: u64 = 32 * 1024 * 1024;

@@ -46,7 +46,7 @@ const RECENT: Duration = Duration::from_secs(5);
 const FAST: u64 = 32 * 1024 * 1024;
 
 /// Narrowest window below that rate, in bytes. What fills it is memory that lies about for as long as its reader is slow (many small
-/// files: three quarters of all that a receiver needs were a window of 32 MiB); less, and a stream that stands still stops the others
+/// files: most of what a receiver needs would be the widest window); less, and a stream that stands still stops the others
 /// of its connection sooner.
 const SLOW_LEAST: u64 = 8 * 1024 * 1024;
 
@@ -56,6 +56,9 @@ const WATCH_EVERY: Duration = Duration::from_millis(100);
 
 /// A window is made narrower only by more than one part in so many.
 const SHARE_KEPT: u64 = 4;
+
+/// While there is debt a window grows by at least one part in so many of what is wanted: each time is a frame to the sender.
+const WIDENING_PART: u64 = 8;
 
 /// The window of a connection; clones are handles of the same one. While a [`Reading`] of it lives, it follows the path.
 #[derive(Clone, Debug)]
@@ -111,10 +114,11 @@ impl Room {
     /// Bytes were taken from QUIC.
     fn took(&self, bytes: usize) {
         let now = Instant::now();
-        let is_due = self.with(|state| {
-            state.window.took(bytes as u64);
-            state.window.is_due(now)
+        let (window, is_due) = self.with(|state| {
+            let window = state.window.took(bytes as u64);
+            (window, state.window.is_due(now))
         });
+        set(&self.quic, window);
         if is_due {
             look(&self.quic, &self.state, now);
         }
@@ -174,10 +178,10 @@ impl Reading {
 impl Drop for Reading {
     fn drop(&mut self) {
         let window = self.room.with(|state| {
-            state.window.took(self.unseen as u64);
+            let window = state.window.took(self.unseen as u64);
             state.readings = state.readings.saturating_sub(1);
             let was_last = state.readings == 0;
-            was_last.then(|| state.window.rest()).flatten()
+            was_last.then(|| state.window.rest()).flatten().or(window)
         });
         set(&self.room.quic, window);
     }
@@ -189,10 +193,12 @@ const MOST: u64 = CONNECTION_WINDOW as u64;
 /// Decides how wide a window is.
 #[derive(Debug)]
 struct Window {
-    /// In bytes.
+    /// In bytes, as QUIC was told.
     now: u64,
     /// Bytes that were allowed before the window was made narrower and that nothing has paid for yet.
     debt: u64,
+    /// What may be on its way in all, in bytes.
+    wanted: u64,
     /// The last look, and how many bytes had come until then.
     looked: Option<(Instant, u64)>,
     /// In nanoseconds.
@@ -206,6 +212,7 @@ impl Default for Window {
         Self {
             now: MOST,
             debt: 0,
+            wanted: MOST,
             looked: None,
             rtt: Recent::new(u64::min),
             need: Recent::new(u64::max),
@@ -222,9 +229,11 @@ impl Window {
             .is_none_or(|(at, _)| now.saturating_duration_since(at) >= wait)
     }
 
-    /// Bytes were read.
-    fn took(&mut self, bytes: u64) {
+    /// Bytes were read. Returns the window if it changes.
+    fn took(&mut self, bytes: u64) -> Option<u64> {
+        let had_debt = self.debt > 0;
         self.debt = self.debt.saturating_sub(bytes);
+        had_debt.then(|| self.widen()).flatten()
     }
 
     /// `came` bytes came so far, and a round trip is this long. Returns the window if it changes.
@@ -261,19 +270,26 @@ impl Window {
         window
     }
 
-    /// `wanted` is what may be on its way in all: what is allowed and not yet paid for is part of it.
+    /// So much may be on its way from now on; what is allowed and not yet paid for is part of it.
     fn change(&mut self, wanted: u64) -> Option<u64> {
-        if wanted > self.now + self.debt {
-            self.now = wanted - self.debt;
-            return Some(self.now);
-        }
+        self.wanted = wanted;
         let less = self.now.saturating_sub(wanted);
         if less <= self.now / SHARE_KEPT {
-            return None;
+            return self.widen();
         }
         self.debt += less;
         self.now = wanted;
         Some(wanted)
+    }
+
+    /// As much as is wanted beyond what is allowed; not for every little that was paid.
+    fn widen(&mut self) -> Option<u64> {
+        let more = self.wanted.saturating_sub(self.now + self.debt);
+        if more == 0 || (self.debt > 0 && more < self.wanted / WIDENING_PART) {
+            return None;
+        }
+        self.now += more;
+        Some(self.now)
     }
 }
 
@@ -406,8 +422,7 @@ mod tests {
         assert!(path.window.debt > 0, "what was allowed before is not paid for");
         let rest = MOST - path.window.debt;
         assert_eq!((path.window.rest(), path.window.now), (Some(rest), rest));
-        path.window.took(MOST);
-        assert_eq!(path.window.rest(), Some(MOST));
+        assert_eq!(path.window.took(MOST), Some(MOST), "what is paid for comes back");
     }
 
     #[test]
