@@ -12,6 +12,7 @@
 use std::time::Duration;
 
 use knothole_proto::id::PeerId;
+use knothole_proto::punch::TrafficReport;
 
 /// First byte of a datagram of an application: in QUIC's range, and not that of the control connection.
 pub(super) const FIRST_BYTE: u8 = 0xc0;
@@ -97,18 +98,7 @@ pub(super) struct Traffic {
     arrived: Option<Duration>,
     stats: TrafficStats,
     /// What happened since the connector was told.
-    unreported: Unreported,
-}
-
-/// What the connector has not been told yet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Unreported {
-    /// Something went out on the direct path.
-    pub(super) sent: bool,
-    /// Something came in on it.
-    pub(super) received: bool,
-    /// Something came through the relay.
-    pub(super) relayed: bool,
+    unreported: TrafficReport,
 }
 
 impl Traffic {
@@ -119,7 +109,7 @@ impl Traffic {
             sequence: 0,
             arrived: None,
             stats: TrafficStats::default(),
-            unreported: Unreported::default(),
+            unreported: TrafficReport::default(),
         }
     }
 
@@ -177,7 +167,7 @@ impl Traffic {
     }
 
     /// What the connector has not been told yet.
-    pub(super) fn take_unreported(&mut self) -> Unreported {
+    pub(super) fn take_unreported(&mut self) -> TrafficReport {
         std::mem::take(&mut self.unreported)
     }
 
@@ -217,6 +207,6 @@ mod tests {
         }
         assert_eq!(traffic.stats().longest_gap, Duration::from_millis(800));
         assert!(traffic.take_unreported().received);
-        assert_eq!(traffic.take_unreported(), Unreported::default());
+        assert_eq!(traffic.take_unreported(), TrafficReport::default());
     }
 }

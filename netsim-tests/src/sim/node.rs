@@ -13,10 +13,11 @@ use knothole_proto::connector::{
 };
 use knothole_proto::id::{ChannelId, PeerId};
 use knothole_proto::path::{Path, SocketId, Why};
+use knothole_proto::punch::TrafficReport;
 use knothole_proto::seed::Seed;
 use knothole_proto::wire::{FromServer, Introduction, Kind, Role, ToServer, codec, relay};
 
-use super::app::{Datagram, Kind as AppKind, Traffic, TrafficStats, Unreported, Via};
+use super::app::{Datagram, Kind as AppKind, Traffic, TrafficStats, Via};
 use super::client::{Client, Told};
 use super::clock::HostClock;
 use super::control;
@@ -327,16 +328,9 @@ impl Node {
         let Some(state) = self.links.get_mut(&link) else {
             return;
         };
-        let Unreported {
-            sent,
-            received,
-            relayed,
-        } = state.traffic.take_unreported();
-        if sent || received {
-            self.feed(Input::Traffic { link, sent, received }, now);
-        }
-        if relayed {
-            self.feed(Input::Relayed { link }, now);
+        let report = state.traffic.take_unreported();
+        if report != TrafficReport::default() {
+            self.feed(Input::Traffic { link, report }, now);
         }
     }
 

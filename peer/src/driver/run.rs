@@ -10,6 +10,7 @@ use knothole_proto::connector::{Command, Connector, Input, LinkId, Output, PairE
 use knothole_proto::id::{ChannelId, PeerId, RequestId};
 use knothole_proto::pairing::Code;
 use knothole_proto::path::Path;
+use knothole_proto::punch::TrafficReport;
 use knothole_proto::wire::{OddsRow, PathPolicy, Role, ToServer};
 use tokio::sync::{Notify, Semaphore, broadcast, mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until, timeout};
@@ -19,7 +20,7 @@ use super::link::{LinkShared, LinkUse};
 use super::network::Recalled;
 use super::request::{Granted, Request};
 use super::start::offered;
-use crate::net::{Counters, Datagram, Happened, OutboundWatch, PathSocket, PathTable, Sockets, SuspendWatch};
+use crate::net::{Counters, Datagram, OutboundWatch, PathSocket, PathTable, Sockets, SuspendWatch};
 use crate::node::{ConnectError, LookupError, NodeConfig, NodeEvent, PairError, Registered, StartError};
 use crate::session::{CODE_DONE, Connection, Quic};
 
@@ -363,15 +364,18 @@ impl Driver {
     /// Report traffic, and let go of links that nobody used for long enough.
     fn on_tick(&mut self) {
         let now = Instant::now();
-        let (mut happened, mut done, mut nudge) = (Vec::new(), Vec::new(), false);
+        let (mut traffic, mut done, mut nudge) = (Vec::new(), Vec::new(), false);
         for (link, entry) in &mut self.links {
-            let since = entry.shared.transport().take_happened();
-            let heard = if entry.path.is_direct() {
-                happened.push((*link, since));
-                since.received
+            let report = entry.shared.transport().take_traffic();
+            let is_direct = entry.path.is_direct();
+            let heard = if is_direct {
+                report.received
             } else {
-                since.relayed
+                report.relayed
             };
+            if is_direct && report != TrafficReport::default() {
+                traffic.push((*link, report));
+            }
             if entry.nudges > 0 && (heard || entry.nudges < NUDGES) {
                 entry.nudges -= 1;
                 nudge = true;
@@ -386,26 +390,12 @@ impl Driver {
         if nudge {
             self.ports.quic.nudge();
         }
-        for (link, since) in happened {
-            self.report(link, since);
+        for (link, report) in traffic {
+            self.feed(Input::Traffic { link, report });
         }
         for link in done {
             tracing::debug!(?link, "nobody uses the link any more");
             self.feed(Input::Command(Command::Close { link }));
-        }
-    }
-
-    fn report(&mut self, link: LinkId, since: Happened) {
-        let Happened {
-            sent,
-            received,
-            relayed,
-        } = since;
-        if sent || received {
-            self.feed(Input::Traffic { link, sent, received });
-        }
-        if relayed {
-            self.feed(Input::Relayed { link });
         }
     }
 

@@ -26,7 +26,7 @@ pub(crate) use counters::Counters;
 pub(crate) use interfaces::{default_gateway, host_candidates, own_addresses};
 pub(crate) use limits::sockets_max;
 pub(crate) use outbound::{OutboundWatch, source};
-pub(crate) use paths::{Happened, LinkPath, PathTable, Route, link_of};
+pub(crate) use paths::{LinkPath, PathTable, Route, link_of};
 pub(crate) use raw::bulk_socket;
 pub(crate) use socket::PathSocket;
 pub(crate) use sockets::Sockets;

@@ -13,6 +13,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use knothole_proto::connector::LinkId;
 use knothole_proto::id::ChannelId;
 use knothole_proto::path::SocketId;
+use knothole_proto::punch::TrafficReport;
 
 /// First 48 bits of every virtual address: a locally assigned prefix (RFC 4193) that spells "knot" in ASCII behind
 /// its first byte. No datagram is ever sent to it.
@@ -67,17 +68,6 @@ pub(crate) struct LinkPath {
     relayed: AtomicBool,
 }
 
-/// What happened on a link since the last question.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Happened {
-    /// Something was sent on the direct path.
-    pub(crate) sent: bool,
-    /// Something came in on it.
-    pub(crate) received: bool,
-    /// Something came in through the relay.
-    pub(crate) relayed: bool,
-}
-
 impl LinkPath {
     pub(crate) fn new(link: LinkId) -> Self {
         Self {
@@ -113,10 +103,10 @@ impl LinkPath {
         note(&self.relayed);
     }
 
-    /// What happened since the last question.
-    pub(crate) fn take_happened(&self) -> Happened {
+    /// What there was since the last question.
+    pub(crate) fn take_traffic(&self) -> TrafficReport {
         let take = |flag: &AtomicBool| flag.swap(false, Ordering::Relaxed);
-        Happened {
+        TrafficReport {
             sent: take(&self.sent),
             received: take(&self.received),
             relayed: take(&self.relayed),

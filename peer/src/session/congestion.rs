@@ -133,10 +133,11 @@ impl EpochController {
 
     /// Has a full window not moved for so long that it needs help?
     fn is_stuck(&self, now: Instant) -> bool {
-        let patience = (STUCK_AFTER + self.model.least() * 2) * 2_u32.pow(self.let_out.min(LET_OUT_MAX));
-        self.let_out < LET_OUT_MAX
-            && self.is_full()
-            && now.saturating_duration_since(self.batch.0) >= patience
+        if self.let_out >= LET_OUT_MAX || !self.is_full() {
+            return false;
+        }
+        let patience = (STUCK_AFTER + self.model.least() * 2) * 2_u32.pow(self.let_out);
+        now.saturating_duration_since(self.batch.0) >= patience
     }
 
     /// Was it sent before anything had arrived on a new path?

@@ -8,6 +8,7 @@ use crate::fingerprint::Fingerprint;
 use crate::id::{ChannelId, Name, Nameplate, PairSecret, PeerId, RequestId};
 use crate::path::{Path, SocketId};
 use crate::plan::Plan;
+use crate::punch::TrafficReport;
 use crate::transmit::Transmit;
 use crate::wire::{ConnectRefusal, FromServer, PairEnd, PathPolicy, Refusal, Role, ToServer};
 
@@ -56,19 +57,12 @@ pub enum Input<'a> {
     Network(Box<Fingerprint>),
     /// These are the node's own addresses now (host and mapped candidates).
     LocalCandidates(Vec<Candidate>),
-    /// QUIC traffic on the direct path of a link since the last report.
+    /// QUIC traffic of a link with a direct path.
     Traffic {
         /// The link.
         link: LinkId,
-        /// Something was sent on it.
-        sent: bool,
-        /// Something arrived on it.
-        received: bool,
-    },
-    /// QUIC traffic of a link with a direct path came through the relay since the last report.
-    Relayed {
-        /// The link.
-        link: LinkId,
+        /// What there was of it.
+        report: TrafficReport,
     },
     /// Somebody wants something.
     Command(Command),

@@ -114,14 +114,9 @@ impl Connector {
             Input::NotOpened { socket } => self.on_not_opened(socket, now),
             Input::Network(known) => self.on_network(&known),
             Input::LocalCandidates(candidates) => self.on_local(candidates, now),
-            Input::Traffic { link, sent, received } => {
+            Input::Traffic { link, report } => {
                 if let Some(agent) = self.links.get_mut(&link).and_then(|link| link.agent.as_mut()) {
-                    agent.handle_traffic(sent, received, now);
-                }
-            }
-            Input::Relayed { link } => {
-                if let Some(agent) = self.links.get_mut(&link).and_then(|link| link.agent.as_mut()) {
-                    agent.handle_relayed(now);
+                    agent.handle_traffic(report, now);
                 }
             }
             Input::Command(command) => self.on_command(command, now),

@@ -20,7 +20,7 @@ use super::pair::Pair;
 use super::round::{Progress, merge};
 use super::seen::Seen;
 use super::upkeep::Upkeep;
-use super::{Event, LocalSocket, Outgoing, PunchConfig, Round, Setup, Timer};
+use super::{Event, LocalSocket, Outgoing, PunchConfig, Round, Setup, Timer, TrafficReport};
 use crate::addr::{Candidate, canonical};
 use crate::path::SocketId;
 use crate::seed::{Rng, Seed};
@@ -192,17 +192,13 @@ impl PunchAgent {
         true
     }
 
-    /// Traffic that ran on the used path since the last report.
-    pub fn handle_traffic(&mut self, sent: bool, received: bool, now: Instant) {
+    /// Traffic of the layer above since the last report.
+    pub fn handle_traffic(&mut self, report: TrafficReport, now: Instant) {
         if let Some(used) = &mut self.used {
-            used.upkeep.on_traffic(sent, received, now);
-        }
-    }
-
-    /// The peer's traffic came through the relay although a direct path is used here.
-    pub fn handle_relayed(&mut self, now: Instant) {
-        if let Some(used) = &mut self.used {
-            used.upkeep.on_relayed(now);
+            used.upkeep.on_traffic(report.sent, report.received, now);
+            if report.relayed {
+                used.upkeep.on_relayed(now);
+            }
         }
     }
 

@@ -61,6 +61,17 @@ pub enum Timer {
     Retire,
 }
 
+/// What there was of a link's QUIC traffic since the last report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TrafficReport {
+    /// Something was sent on the direct path.
+    pub sent: bool,
+    /// Something arrived on it.
+    pub received: bool,
+    /// Something arrived through the relay.
+    pub relayed: bool,
+}
+
 /// One of the node's sockets, as pairs are made with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LocalSocket {

@@ -12,7 +12,7 @@ use crate::duo::{
     Duo, INSIDE, Net, PUBLIC, SECOND, START, asks, at, flags, keys, millis, offered, open, probe, public,
     round,
 };
-use crate::support::{addr, ms};
+use crate::support::{addr, ms, traffic};
 
 fn met() -> Duo {
     let mut duo = Duo::new([public(1), public(0)], open(ms(20)));
@@ -613,7 +613,7 @@ fn traffic_makes_keepalives_rare_but_consent_is_still_asked_for() {
         let now = begun + ms(200) * step;
         duo.run(now);
         for side in &mut duo.sides {
-            side.agent.handle_traffic(true, true, at(now));
+            side.agent.handle_traffic(traffic(true), at(now));
         }
     }
     let questions = duo.sides[0]
@@ -648,7 +648,7 @@ fn under_load(duo: &mut Duo, until: Duration, works: bool) {
         let now = duo.now + ms(50);
         duo.run(now);
         for side in &mut duo.sides {
-            side.agent.handle_traffic(true, works, at(now));
+            side.agent.handle_traffic(traffic(works), at(now));
         }
         duo.drain();
     }

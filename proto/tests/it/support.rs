@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use knothole_proto::punch::TrafficReport;
+
 /// The one moment from which a test counts; machines never read a clock themselves.
 #[allow(clippy::disallowed_methods)]
 pub(crate) fn epoch() -> Instant {
@@ -17,4 +19,13 @@ pub(crate) fn ms(ms: u64) -> Duration {
 
 pub(crate) fn addr(text: &str) -> SocketAddr {
     text.parse().unwrap()
+}
+
+/// A report of traffic that leaves, and comes in or does not.
+pub(crate) fn traffic(received: bool) -> TrafficReport {
+    TrafficReport {
+        sent: true,
+        received,
+        relayed: false,
+    }
 }

@@ -6,6 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use knothole_proto::addr::Reach;
+use knothole_proto::punch::TrafficReport;
 use knothole_proto::wire::{CloseReason, Kind};
 
 use super::hostile::introduction;
@@ -24,8 +25,7 @@ enum Step {
     Called(PathPolicy),
     Close(u64),
     Peers(bool),
-    Traffic(u64, bool, bool),
-    Relayed(u64),
+    Traffic(u64, bool, bool, bool),
     Local(u8),
     PairOpen,
     PairJoin(u32),
@@ -101,8 +101,8 @@ fn steps() -> impl Strategy<Value = Step> {
         2 => policies().prop_map(Step::Called),
         1 => (0..4u64).prop_map(Step::Close),
         1 => any::<bool>().prop_map(Step::Peers),
-        2 => (0..4u64, any::<bool>(), any::<bool>()).prop_map(|(link, sent, got)| Step::Traffic(link, sent, got)),
-        1 => (0..4u64).prop_map(Step::Relayed),
+        2 => (0..4u64, any::<bool>(), any::<bool>(), any::<bool>())
+            .prop_map(|(link, sent, received, relayed)| Step::Traffic(link, sent, received, relayed)),
         1 => any::<u8>().prop_map(Step::Local),
         1 => Just(Step::PairOpen),
         1 => (0..8u32).prop_map(Step::PairJoin),
@@ -138,17 +138,20 @@ fn take(town: &mut Town, step: Step) {
             };
             town.command(0, Command::SetPeers(peers));
         }
-        Step::Traffic(link, sent, received) => {
+        Step::Traffic(link, sent, received, relayed) => {
+            let report = TrafficReport {
+                sent,
+                received,
+                relayed,
+            };
             town.feed(
                 0,
                 Input::Traffic {
                     link: LinkId(link),
-                    sent,
-                    received,
+                    report,
                 },
             );
         }
-        Step::Relayed(link) => town.feed(0, Input::Relayed { link: LinkId(link) }),
         Step::Local(last) => {
             let host = |text: String| Candidate {
                 kind: CandidateKind::Host,

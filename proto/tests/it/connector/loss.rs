@@ -1,6 +1,7 @@
 //! Loss and return: of the server, of the peer, of the path, of the network.
 
 use super::*;
+use crate::support::traffic;
 
 #[test]
 fn a_lost_server_takes_the_relay_but_not_the_direct_path() {
@@ -161,8 +162,7 @@ fn a_path_that_dies_falls_back_to_the_relay_and_comes_back() {
                 index,
                 Input::Traffic {
                     link,
-                    sent: true,
-                    received: false,
+                    report: traffic(false),
                 },
             );
         }
