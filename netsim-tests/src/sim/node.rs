@@ -323,7 +323,7 @@ impl Node {
         }));
     }
 
-    /// Tells the connector what passed on the direct path, as a driver does once for every batch of datagrams.
+    /// Tells the connector what passed directly and through the relay, as a driver does once for every batch of datagrams.
     fn report(&mut self, link: LinkId, now: Duration) {
         let Some(state) = self.links.get_mut(&link) else {
             return;

@@ -200,6 +200,7 @@ impl Controller for EpochController {
         if self.moved() {
             return self.outstanding.saturating_add(self.model.initial_window());
         }
+        // The clock is read only where it matters.
         if self.is_full() && self.is_stuck(Instant::now()) {
             return self.outstanding.saturating_add(self.room());
         }

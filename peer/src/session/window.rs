@@ -390,10 +390,9 @@ mod tests {
         assert_eq!(path.run(1, 100, 400), FAST / 10 * ROUNDS, "little comes");
         let mut per_ms = 5_000;
         while per_ms <= 125_000 {
-            path.run(per_ms, 100, 100);
-            let allowed = path.allowed();
+            let window = path.run(per_ms, 100, 100);
             // What it will have on its way at the end of the next round.
-            assert!(allowed >= 2 * per_ms * 100, "{allowed} at {per_ms}");
+            assert!(window >= 2 * per_ms * 100, "{window} at {per_ms}");
             per_ms *= 2;
         }
     }
