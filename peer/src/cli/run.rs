@@ -1,5 +1,6 @@
 //! From arguments to the command that they mean.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ const LINGER: Duration = Duration::from_millis(200);
 pub(super) fn run(cli: Cli, output: &Arc<Output>) -> Result<(), Failure> {
     let home = home()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers())
         .enable_all()
         .build()
         .map_err(|error| {
@@ -53,6 +55,14 @@ pub(super) fn run(cli: Cli, output: &Arc<Output>) -> Result<(), Failure> {
     });
     runtime.shutdown_timeout(LINGER);
     done
+}
+
+/// Threads for everything but files: one processor is left to those that read, hash and write. The tasks of a connection take
+/// turns, and with as many threads as processors they wake each other across them: on two processors that cost 5 % of the processor
+/// time of a file and of a stream, and made both slower by 2 to 6 % (`knothole-netsim bench`, twelve runs each in turns).
+fn workers() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    processors.saturating_sub(1).max(1)
 }
 
 /// Where the node's files are: where `KNOTHOLE_HOME` says, or in the user's usual places.

@@ -123,7 +123,7 @@ pub(super) fn broke(error: impl std::error::Error) -> QuicError {
     QuicError::Stream(words)
 }
 
-/// The kind that the program `knothole` runs on.
+/// As tokio makes it when nobody says anything, with as many threads as processors.
 pub(super) fn runtime() -> Result<tokio::runtime::Runtime, QuicError> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
