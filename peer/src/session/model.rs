@@ -35,6 +35,10 @@ const GROWTH_MIN_PACKETS: u64 = 384;
 /// gaps, and a round's growth may be lost. Fewer: longer until a wide path is full.
 const GROWTH_MAX_PACKETS: u64 = 768;
 
+/// Losses in a window of up to this many packets, twice the doubled first one, make slow start begin again, once: they may be a bad
+/// moment, and to leave slow start there would cost 5 s until a gigabit over 100 ms is full. More: a narrow link drops more twice.
+const AGAIN_PACKETS: u64 = 40;
+
 /// Slow start ends after this many rounds in a row without a better rate (BBR).
 const FLAT_ROUNDS: u32 = 3;
 
@@ -156,6 +160,8 @@ pub(super) struct Model {
     /// Rates of the last rounds in bytes per second, the newest at `newest`.
     rates: [u64; RATE_ROUNDS],
     newest: usize,
+    /// Slow start has begun again.
+    again: bool,
     /// The best rate of slow start, and how many rounds since.
     full: (u64, u32),
     /// The smallest round trip, and when it was seen.
@@ -182,6 +188,7 @@ impl Model {
             bound: u64::MAX,
             rates: [0; RATE_ROUNDS],
             newest: 0,
+            again: false,
             full: (0, 0),
             smallest: None,
             shared: None,
@@ -255,9 +262,26 @@ impl Model {
         if self.round.answered || (bytes == 0 && sent < self.round.begun) {
             return;
         }
-        if bytes == 0 || self.too_much_lost() {
+        if bytes > 0 && !self.too_much_lost() {
+            return;
+        }
+        let early = self.mode == Mode::Startup && self.window <= AGAIN_PACKETS * self.mtu;
+        if bytes > 0 && early && !std::mem::replace(&mut self.again, true) {
+            self.begin_again(now);
+        } else {
             self.answer(now);
         }
+    }
+
+    /// Half as much, and slow start goes on.
+    fn begin_again(&mut self, now: Instant) {
+        self.window = (self.window / 2).max(MINIMUM_PACKETS * self.mtu);
+        self.full = (0, 0);
+        self.round = Round {
+            answered: true,
+            ..Round::begin(now, 0)
+        };
+        self.tally = (0, 0);
     }
 
     fn too_much_lost(&self) -> bool {

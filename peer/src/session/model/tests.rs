@@ -22,6 +22,7 @@ fn link(mbit: u64, rtt: Duration, loss_per_mille: u32, queue: Duration) -> Link 
         loss_per_mille,
         queue,
         later: None,
+        dead: None,
     }
 }
 
@@ -122,6 +123,19 @@ fn a_link_that_falls_to_a_quarter_or_rises_fourfold_is_followed_within_seconds()
                 "{before} to {after}, {rtt} ms: {outcome:?}"
             );
         }
+    }
+}
+
+#[test]
+fn a_bad_moment_among_the_first_packets_does_not_end_slow_start() {
+    // The first window; the second; what comes between; and all of it.
+    for (from, to) in [(0, 50), (90, 150), (120, 160), (0, 150)] {
+        let link = Link {
+            dead: Some((ms(from), ms(to))),
+            ..link(1000, ms(100), 0, ms(50))
+        };
+        let outcome = run(link, &["model"], ms(3_500), ms(5_500));
+        assert!(outcome.shares[0] >= 0.8, "{from} to {to} ms: {outcome:?}");
     }
 }
 

@@ -27,6 +27,8 @@ pub(super) struct Link {
     pub(super) queue: Duration,
     /// Another rate from some time on.
     pub(super) later: Option<(Duration, u64)>,
+    /// From when to when everything that is sent is lost.
+    pub(super) dead: Option<(Duration, Duration)>,
 }
 
 /// What came of it.
@@ -224,6 +226,10 @@ impl World {
             self.waited = (self.waited.0 + u128::from(waits), self.waited.1 + 1);
         }
         self.busy = self.busy.max(now) + MTU * 8 * SECOND / rate;
+        let dead = self.link.dead.map(|(from, to)| nanos(from)..nanos(to));
+        if dead.is_some_and(|dead| dead.contains(&now)) {
+            return;
+        }
         if self.random() % 1000 < u64::from(self.link.loss_per_mille) {
             return;
         }
