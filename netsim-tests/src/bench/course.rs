@@ -9,7 +9,7 @@ use knothole::session::reference::Controller;
 use serde::Serialize;
 
 use super::contestant::{Contestant, Load};
-use super::load::{self, Cargo};
+use super::load::{self, Cargo, Warm};
 use super::own::Own;
 use super::plain::{Ends, Plain};
 use super::rivals::{self, Field, RivalRun};
@@ -233,7 +233,7 @@ impl<'a> Course<'a> {
     /// One run.
     fn turn(&self, contestant: Contestant) -> Result<Sample, BenchError> {
         self.stop.check()?;
-        self.ready(contestant)?;
+        let warm = self.warm(contestant)?;
         let sample = match contestant {
             Contestant::Tcp | Contestant::Quic | Contestant::Tar => self.plain(contestant),
             Contestant::Iperf3 => {
@@ -245,19 +245,21 @@ impl<'a> Course<'a> {
         if contestant.load() != Load::Stream {
             let whole = sample.and_then(|sample| self.whole(contestant, sample));
             empty(&self.arrived)?;
+            drop(warm);
             return whole;
         }
         sample
     }
 
     /// Memory for what is to arrive.
-    fn ready(&self, contestant: Contestant) -> Result<(), BenchError> {
+    fn warm(&self, contestant: Contestant) -> Result<Option<Warm>, BenchError> {
         let bytes = match contestant.load() {
-            Load::Stream => return Ok(()),
+            Load::Stream => return Ok(None),
             Load::File => self.cargo.size,
             Load::Folder => self.cargo.folder_bytes(),
         };
-        load::warm(self.dir.path(), bytes)
+        Warm::up(self.dir.path(), bytes)
+            .map(Some)
             .map_err(|source| BenchError::files("room for what arrives", source))
     }
 

@@ -13,6 +13,9 @@ pub const SMALL: usize = 4096;
 /// Files to a subfolder: no folder of a real tree holds 20,000.
 const TO_A_FOLDER: u32 = 200;
 
+/// What Linux says of a file system in memory (`TMPFS_MAGIC`).
+const TMPFS: rustix::fs::FsWord = 0x0102_1994;
+
 /// Bytes made at a time.
 const BLOCK: usize = 1 << 20;
 
@@ -80,23 +83,53 @@ impl Cargo {
     }
 }
 
-/// Has memory for so many bytes of files below `dir` at hand. A virtual machine gives memory back that nobody uses, and
-/// getting it again costs whoever touches it first as much as the copy itself, which is nobody's merit or fault.
-pub(super) fn warm(dir: &Path, bytes: u64) -> io::Result<()> {
-    let path = dir.join("warm");
-    let filled = fill(&path, bytes);
-    // Also what was filled in vain.
-    fs::remove_file(path)?;
-    filled
+/// Memory for files, at hand until this is dropped.
+///
+/// A virtual machine gives memory back that nobody uses, and getting it again costs whoever touches it first six times as much as the
+/// copy itself, which is nobody's merit or fault. It gives back whole large blocks, at once. So of every two pages that are filled
+/// here one is freed and one kept: what is free between is too small to be given back, and what the next file gets.
+#[derive(Debug)]
+pub(super) struct Warm {
+    kept: PathBuf,
 }
 
-fn fill(path: &Path, bytes: u64) -> io::Result<()> {
-    let (mut file, block) = (fs::File::create(path)?, vec![1; BLOCK]);
-    let mut left = bytes;
-    while left > 0 {
-        let take = usize::try_from(left).unwrap_or(BLOCK).min(BLOCK);
-        file.write_all(&block[..take])?;
-        left -= take as u64;
+impl Warm {
+    /// Memory for so many bytes of files below `dir`, or for as many as there is room for twice; none if `dir` is on a disk.
+    pub(super) fn up(dir: &Path, bytes: u64) -> io::Result<Self> {
+        let warm = Self {
+            kept: dir.join("kept"),
+        };
+        if rustix::fs::statfs(dir)?.f_type == TMPFS {
+            let free = dir.join("free");
+            let filled = fill([&warm.kept, &free], bytes);
+            // Also what was filled in vain.
+            fs::remove_file(free)?;
+            match filled {
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
+                filled => filled?,
+            }
+        }
+        Ok(warm)
+    }
+}
+
+impl Drop for Warm {
+    fn drop(&mut self) {
+        // It may never have been made.
+        let _ = fs::remove_file(&self.kept);
+    }
+}
+
+/// Fills both, page by page in turns.
+fn fill(paths: [&Path; 2], bytes: u64) -> io::Result<()> {
+    let mut files = paths.map(fs::File::create);
+    for _ in 0..bytes.div_ceil(SMALL as u64) {
+        for file in &mut files {
+            match file {
+                Ok(file) => file.write_all(&[1; SMALL])?,
+                Err(error) => return Err(error.kind().into()),
+            }
+        }
     }
     Ok(())
 }
@@ -148,9 +181,11 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_made_ready_and_nothing_is_left() {
-        let dir = tempfile::tempdir().unwrap();
-        warm(dir.path(), 3_000_001).unwrap();
+    fn memory_is_kept_ready_and_nothing_is_left() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let warm = Warm::up(dir.path(), 3_000_001).unwrap();
+        assert_eq!(count(dir.path()).unwrap(), (1, 733 * 4096));
+        drop(warm);
         assert_eq!(count(dir.path()).unwrap(), (0, 0));
     }
 
