@@ -94,7 +94,7 @@ pub(super) struct Warm {
 }
 
 impl Warm {
-    /// Memory for so many bytes of files below `dir`, or for as many as there is room for twice; none if `dir` is on a disk.
+    /// Memory for so many bytes of files below `dir`; none if there is no room for them twice, or if `dir` is on a disk.
     pub(super) fn up(dir: &Path, bytes: u64) -> io::Result<Self> {
         let warm = Self {
             kept: dir.join("kept"),
@@ -105,7 +105,8 @@ impl Warm {
             // Also what was filled in vain.
             fs::remove_file(free)?;
             match filled {
-                Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
+                // What is kept would be missing for what arrives.
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => fs::remove_file(&warm.kept)?,
                 filled => filled?,
             }
         }
