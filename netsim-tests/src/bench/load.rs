@@ -122,14 +122,11 @@ impl Drop for Warm {
 }
 
 /// Fills both, page by page in turns.
-fn fill(paths: [&Path; 2], bytes: u64) -> io::Result<()> {
-    let mut files = paths.map(fs::File::create);
+fn fill([kept, free]: [&Path; 2], bytes: u64) -> io::Result<()> {
+    let mut files = [fs::File::create(kept)?, fs::File::create(free)?];
     for _ in 0..bytes.div_ceil(SMALL as u64) {
         for file in &mut files {
-            match file {
-                Ok(file) => file.write_all(&[1; SMALL])?,
-                Err(error) => return Err(error.kind().into()),
-            }
+            file.write_all(&[1; SMALL])?;
         }
     }
     Ok(())
