@@ -418,8 +418,10 @@ impl<O: Outflow> Receiving<O> {
         let (stored, bytes) = (self.stored, self.bytes);
         let summary = FromReceiver::Summary { stored, bytes };
         let said = framed::write(&mut self.send, &summary).await;
-        self.send.finish();
         let thanks = tokio::time::timeout(THANKS_TIMEOUT, words.recv()).await;
+        // Last of all, although nothing more was to be said: the end carries the acknowledgement of the thanks, which the sender
+        // waits for. By itself that would be delayed for 25 ms (RFC 9000, section 13.2.1).
+        self.send.finish();
         let thanked = matches!(thanks, Ok(Some(Ok(FromSender::Thanks))));
         let complete = self.others.iter().all(|(_, outcome)| *outcome == Outcome::Kept);
         if said.is_ok() && thanked && complete {
