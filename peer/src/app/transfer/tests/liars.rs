@@ -1,9 +1,11 @@
 //! Ends that do not do as they said.
 
+use std::time::Duration;
+
 use knothole_proto::wire::codec;
 
 use super::*;
-use crate::app::flow::Outflow;
+use crate::app::flow::{Inflow, Outflow};
 use crate::app::framed;
 use crate::app::transfer::messages::{
     DataHeader, Entry, FORMAT, FromReceiver, FromSender, Kind, Offer, Piece, Run,
@@ -269,6 +271,26 @@ async fn a_small_file_that_comes_twice_is_refused_or_stored_once() {
     let summary = FromReceiver::Summary { stored: 1, bytes: 5 };
     assert_eq!(liar.hear().await, summary);
     assert_eq!(fs::read(place.inbox("f")).unwrap(), b"12345");
+}
+
+/// The end takes the acknowledgement of the thanks along; a sender that waited for a delayed one would be slower by 25 ms.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_receiver_ends_its_stream_when_it_was_thanked() {
+    let place = Place::new();
+    let mut liar = Liar::with_file(&place, 5).await;
+    liar.data(7, &[(right(b"12345"), b"12345")]).await;
+    assert!(matches!(liar.hear().await, FromReceiver::Results(_)));
+    liar.say(FromSender::End).await;
+    assert!(matches!(liar.hear().await, FromReceiver::Summary { .. }));
+    let mut room = [0; 8];
+    let early = tokio::time::timeout(Duration::from_millis(100), liar.control.1.read(&mut room));
+    assert!(
+        early.await.is_err(),
+        "it said more, or ended, before it was thanked"
+    );
+    liar.say(FromSender::Thanks).await;
+    assert!(matches!(liar.control.1.read(&mut room).await, Ok(None)));
+    assert_eq!(liar.receiving.await.unwrap().unwrap().stored, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
