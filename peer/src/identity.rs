@@ -136,6 +136,9 @@ fn store(path: &Path, key: &KeyPair) -> Result<(), IdentityError> {
     file.write_all(key.serialize_pem().as_bytes()).map_err(write)?;
     file.as_file().sync_all().map_err(write)?;
     let kept = file.persist_noclobber(path).map_err(|error| write(error.error))?;
+    // Others are told of this key right after: a power cut must not take it.
+    let synced = fs::File::open(directory).and_then(|directory| directory.sync_all());
+    synced.map_err(write)?;
     check_access(path, &kept.metadata().map_err(write)?)
 }
 

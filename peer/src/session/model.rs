@@ -277,6 +277,11 @@ impl Model {
     fn begin_again(&mut self, now: Instant) {
         self.window = (self.window / 2).max(MINIMUM_PACKETS * self.mtu);
         self.full = (0, 0);
+        self.begin_answered(now);
+    }
+
+    /// A round in which losses are no news: they were answered.
+    fn begin_answered(&mut self, now: Instant) {
         self.round = Round {
             answered: true,
             ..Round::begin(now, 0)
@@ -304,11 +309,7 @@ impl Model {
         let rate = self.arriving(now).max(percent(self.rate(), BETA_PERCENT));
         self.rates = [rate; RATE_ROUNDS];
         self.enter(Mode::Drain, now);
-        self.round = Round {
-            answered: true,
-            ..Round::begin(now, 0)
-        };
-        self.tally = (0, 0);
+        self.begin_answered(now);
         self.window = self.window.min(self.bound);
     }
 
