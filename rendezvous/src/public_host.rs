@@ -44,11 +44,8 @@ impl FromStr for PublicHost {
     type Err = PublicHostError;
 
     fn from_str(text: &str) -> Result<Self, PublicHostError> {
-        if let Ok(ip) = text
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .parse::<IpAddr>()
-        {
+        let bracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        if let Ok(ip) = bracketed.unwrap_or(text).parse::<IpAddr>() {
             return Ok(Self::from_ip(ip));
         }
         if let Ok(addr) = text.parse::<SocketAddr>() {
@@ -68,7 +65,8 @@ impl FromStr for PublicHost {
                 && !label.starts_with('-')
                 && !label.ends_with('-')
         };
-        let legal = name.len() <= HOST_LEN_MAX && name.trim_end_matches('.').split('.').all(label);
+        let labels = name.strip_suffix('.').unwrap_or(name);
+        let legal = name.len() <= HOST_LEN_MAX && labels.split('.').all(label);
         if !legal {
             return Err(PublicHostError);
         }
@@ -134,6 +132,7 @@ mod tests {
         for (text, written) in [
             ("knot.example.org", "knot.example.org:5668"),
             ("KNOT.example.org:99", "knot.example.org:99"),
+            ("knot.example.org.", "knot.example.org.:5668"),
             ("203.0.113.7", "203.0.113.7:5668"),
             ("203.0.113.7:99", "203.0.113.7:99"),
             ("2001:db8::7", "[2001:db8::7]:5668"),
@@ -161,6 +160,10 @@ mod tests {
             "a/b",
             "-a",
             "a..b",
+            "a..",
+            ".",
+            "[2001:db8::7",
+            "2001:db8::7]",
             "a:b",
             "a:99999",
             "a:0",
