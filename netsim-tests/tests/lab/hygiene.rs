@@ -147,10 +147,7 @@ fn a_killed_lab_leaves_no_process_and_no_namespace() {
     assert!(in_use(&inode));
     process.kill().unwrap();
     process.wait().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while (is_running(&child) || in_use(&inode)) && Instant::now() < deadline {
-        std::thread::yield_now();
-    }
+    wait_for(|| !is_running(&child) && !in_use(&inode));
     assert!(!is_running(&child), "the program outlived its lab");
     assert!(!in_use(&inode), "someone still holds the namespace");
 }
@@ -186,17 +183,10 @@ fn rows_of_labs() {
         (count("fd"), count("task"), names)
     };
     // A thread that was joined is still listed until the kernel has got around to its end; a busy machine takes milliseconds.
-    let settled = |wanted: &dyn Fn() -> bool| {
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while !wanted() && Instant::now() < deadline {
-            std::thread::yield_now();
-        }
-    };
-    let threads = || fs::read_dir("/proc/self/task").unwrap().count();
-    let alone = threads();
+    let (_, alone, _) = held();
     // The first lab makes what the process keeps: nothing, or things that are made once.
     one_lab();
-    settled(&|| threads() <= alone);
+    wait_for(|| held().1 <= alone);
     let (before, start) = (held(), Instant::now());
     for _ in 0..200 {
         let lab = one_lab();
@@ -204,8 +194,16 @@ fn rows_of_labs() {
         assert!(child.wait().unwrap().success());
     }
     println!("200 labs in {:.1} s", start.elapsed().as_secs_f64());
-    settled(&|| held() == before);
+    wait_for(|| held() == before);
     assert_eq!(held(), before, "(files, threads, namespaces)");
+}
+
+/// Give the kernel five seconds for what it does when it gets around to it.
+fn wait_for(done: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !done() && Instant::now() < deadline {
+        std::thread::yield_now();
+    }
 }
 
 /// Alive, and not merely waiting to be reaped.
