@@ -8,7 +8,7 @@
 use std::ops::{Deref, DerefMut};
 
 /// Bytes to which memory is aligned: a cache line.
-const LINE: usize = 64;
+pub const LINE: usize = 64;
 
 /// Bytes that begin with a cache line.
 #[derive(Debug, Default)]

@@ -4,7 +4,8 @@
 //! buffer. Short ones cost least if a call takes many; long ones must still lie in the processor's cache when they are read
 //! again, so after a long batch the next call is offered few buffers, and many again after a call without one.
 //!
-//! A driver takes [`ReceiveBuffers::offered`], gives it to the socket, and tells with [`ReceiveBuffers::saw`] what came.
+//! A driver takes [`ReceiveBuffers::offered`], gives it to the socket, and tells with [`ReceiveBuffers::saw`] what came. One
+//! that can receive long batches elsewhere without a copy asks [`ReceiveBuffers::few`] first.
 
 use std::io::IoSliceMut;
 use std::ops::{Deref, DerefMut};
@@ -52,6 +53,11 @@ impl ReceiveBuffers {
             slices: std::array::from_fn(|_| IoSliceMut::new(buffers.next().unwrap_or_default())),
             count: self.offered,
         }
+    }
+
+    /// How many buffers the next call should have if it may have only few: the batch before was long.
+    pub fn few(&self) -> Option<usize> {
+        (self.offered == FEW).then_some(FEW)
     }
 
     /// A call filled buffers, the fullest with so many bytes.
@@ -104,6 +110,7 @@ mod tests {
             assert_eq!(buffers.offered().len(), offered, "after {longest}");
             // Nothing was received; the rule stays.
             assert_eq!(buffers.offered().len(), offered, "still after {longest}");
+            assert_eq!(buffers.few(), (offered == 4).then_some(4), "after {longest}");
         }
     }
 

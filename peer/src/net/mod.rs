@@ -24,6 +24,7 @@ pub use bind::Bind;
 pub(crate) use clock::SuspendWatch;
 pub(crate) use counters::Counters;
 pub(crate) use interfaces::{default_gateway, host_candidates, own_addresses};
+pub(crate) use landing::PAYLOAD_MAX;
 pub(crate) use limits::sockets_max;
 pub(crate) use outbound::{OutboundWatch, source};
 pub(crate) use paths::{LinkPath, PathTable, Route, link_of};

@@ -28,7 +28,7 @@ use super::bundle::{Batch, Bundle, To};
 use super::counters::Counters;
 use super::early::Early;
 use super::inbound::{Fate, Run, sort};
-use super::landing::Landing;
+use super::landing::{self, Landing};
 use super::paths::{LinkPath, PathTable, Route, Tables, link_of};
 use super::sockets::{Bound, Sockets};
 use super::to_driver::{Datagram, ToDriver};
@@ -392,7 +392,7 @@ impl AsyncUdpSocket for PathSocket {
 
     fn max_receive_segments(&self) -> usize {
         let each = self.sockets.main().map(|bound| bound.io().max_receive_segments());
-        each.max().unwrap_or(1)
+        landing::segments(each.max().unwrap_or(1))
     }
 
     fn may_fragment(&self) -> bool {

@@ -19,7 +19,7 @@ use quinn::{
 use super::tls::{self, Mismatch, Pin, TLS_NAME, TlsError};
 use super::{qlog::Traces, transport};
 use crate::identity::Identity;
-use crate::net::PathSocket;
+use crate::net::{PAYLOAD_MAX, PathSocket};
 
 /// Handshakes of peers that wait for the driver; it takes them within microseconds.
 const INCOMING_MAX: usize = 64;
@@ -47,6 +47,8 @@ impl Quic {
         let mut config = EndpointConfig::default();
         // The first byte tells QUIC from the rest only while its fixed bit is set (RFC 9287 allows to grease it).
         config.grease_quic_bit(false);
+        // Fails only below 1,200 bytes.
+        let _ = config.max_udp_payload_size(PAYLOAD_MAX);
         // Nothing is ever accepted with this one: each link has its own, with its peer's key.
         let (nobody, _) = Pin::new(identity.peer_id());
         let server = server_config(tls::server(&identity, nobody, PEER_ALPN)?);
