@@ -56,6 +56,18 @@ struct Block {
     filled: usize,
 }
 
+/// Blocks for use again.
+#[derive(Default)]
+struct Spare(Vec<Block>);
+
+impl Spare {
+    /// The one that was used last: it is still in the processor's cache.
+    fn take(&mut self, used: &std::sync::mpsc::Receiver<Block>) -> Block {
+        self.0.extend(used.try_iter());
+        self.0.pop().unwrap_or_default()
+    }
+}
+
 /// Pass on what arrives, in blocks as large as what has arrived.
 async fn feed(
     desk: &Desk,
@@ -63,10 +75,11 @@ async fn feed(
     blocks: mpsc::Sender<Block>,
     used: std::sync::mpsc::Receiver<Block>,
 ) {
+    let mut spare = Spare::default();
     loop {
         // Room for the next block first: what waits meanwhile comes in one piece.
         let Ok(place) = blocks.reserve().await else { return };
-        let mut block = used.try_recv().unwrap_or_default();
+        let mut block = spare.take(&used);
         block.room.resize(BLOCK_LEN, 0);
         let Ok(Some(mut filled)) = stream.read(&mut block.room).await else {
             return;
