@@ -25,7 +25,16 @@ pub(super) struct Held {
     pub(super) head: Head,
     /// Which of the sockets of its address.
     pub(super) worker: usize,
-    pub(super) bytes: Vec<u8>,
+    bytes: Vec<u8>,
+    /// Bytes at the front that have left already.
+    sent: usize,
+}
+
+impl Held {
+    /// What has not left yet.
+    pub(super) fn rest(&self) -> &[u8] {
+        self.bytes.get(self.sent..).unwrap_or_default()
+    }
 }
 
 /// What to do next.
@@ -136,8 +145,12 @@ impl Backlog {
         self.lock().memory.take_back(release.payload.bytes);
     }
 
-    /// What was due found its socket full.
-    pub(super) fn put_back(&self, release: Release<Held>) {
+    /// What was due found its socket full, which took so many bytes at its front before.
+    pub(super) fn put_back(&self, mut release: Release<Held>, sent: usize) {
+        release.payload.sent += sent;
+        // What left stays paid for, whatever becomes of the rest.
+        let sent = u32::try_from(sent).unwrap_or(u32::MAX);
+        release.unit.bytes = release.unit.bytes.saturating_sub(sent);
         let mut state = self.lock();
         state.full = Some((release.payload.head.via.wire, release.payload.worker));
         state.queue.put_back(release);
@@ -196,7 +209,12 @@ impl Memory {
         let reused = place.and_then(|place| self.empty[place].pop());
         let mut bytes = reused.unwrap_or_else(|| Vec::with_capacity(size));
         bytes.extend_from_slice(piece);
-        Held { head, worker, bytes }
+        Held {
+            head,
+            worker,
+            bytes,
+            sent: 0,
+        }
     }
 
     fn take_back(&mut self, mut bytes: Vec<u8>) {

@@ -115,15 +115,15 @@ impl Datagrams {
         loop {
             match backlog.next(Instant::now()) {
                 Next::Send(release) => {
-                    let Held { head, worker, bytes } = &release.payload;
+                    let Held { head, worker, .. } = &release.payload;
                     let ecn = if release.mark {
                         Some(EcnCodepoint::Ce)
                     } else {
                         head.ecn
                     };
-                    match self.send(*worker, Head { ecn, ..*head }, bytes) {
+                    match self.send(*worker, Head { ecn, ..*head }, release.payload.rest()) {
                         Ok(()) => backlog.done(release),
-                        Err(_) => backlog.put_back(release),
+                        Err(sent) => backlog.put_back(release, sent),
                     }
                     consume_budget().await;
                 }

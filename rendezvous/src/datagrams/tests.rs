@@ -469,6 +469,21 @@ async fn what_a_full_socket_does_not_take_waits_for_it_and_leaves_in_order() {
 }
 
 #[tokio::test]
+async fn what_a_socket_takes_in_parts_after_it_was_full_leaves_once() {
+    let world = World::new(4);
+    world.sockets[0].room.store(0, Ordering::Relaxed);
+    let datagrams: Vec<_> = (0..10).map(|n| frame(CHANNEL, n, 100)).collect();
+    world.receive(0, NODE_A, 100, &datagrams);
+    let mut parts = Vec::new();
+    for (room, bytes) in [(1, 400), (usize::MAX, 600)] {
+        world.sockets[0].room.store(room, Ordering::Relaxed);
+        let sent = let_out(&world, bytes).await;
+        parts.push(sent.into_iter().flat_map(|sent| sent.bytes).collect::<Vec<u8>>());
+    }
+    assert_eq!(parts, [datagrams[..4].concat(), datagrams[4..].concat()]);
+}
+
+#[tokio::test]
 async fn what_exceeds_the_limit_leaves_later_with_the_same_bytes() {
     // The burst is 256 KiB.
     let world = World::limited(64, RelayConfig::new(40_000_000));

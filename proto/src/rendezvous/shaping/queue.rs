@@ -266,7 +266,8 @@ impl<T> FairQueue<T> {
         held
     }
 
-    /// A release found its socket full: it is next when [`FairQueue::socket_ready`].
+    /// A release found its socket full: it is next when [`FairQueue::socket_ready`]. If a part of it was sent, the driver takes
+    /// that off [`Unit::bytes`] first, so that what left stays paid for and counted.
     pub fn put_back(&mut self, release: Release<T>) {
         self.socket_full = true;
         self.gate.set_congested(true);

@@ -67,6 +67,45 @@ async fn what_waits_for_a_full_socket_is_counted_while_it_waits_and_when_it_left
     assert_eq!(left.queue.held_bytes_max, 2 * 1024);
 }
 
+/// Ten frames of 100 bytes wait, and the socket has taken four of them and is full again.
+async fn sent_in_part() -> World {
+    let world = World::new(4);
+    world.sockets[0].room.store(0, Ordering::Relaxed);
+    let frames: Vec<_> = (0..10).map(|n| frame(CHANNEL, n, 100)).collect();
+    world.receive(0, NODE_A, 100, &frames);
+    world.sockets[0].room.store(1, Ordering::Relaxed);
+    let_out(&world, 400).await;
+    world
+}
+
+#[tokio::test]
+async fn what_leaves_in_parts_is_counted_once() {
+    let world = sent_in_part().await;
+    let relay = world.datagrams.relay_stats();
+    assert_eq!((relay.forwarded_bytes, relay.queue.delayed_bytes), (400, 400));
+    world.sockets[0].room.store(usize::MAX, Ordering::Relaxed);
+    let_out(&world, 600).await;
+    let relay = world.datagrams.relay_stats();
+    // Four frames, four and two.
+    assert_eq!((relay.forwarded_frames, relay.forwarded_batches), (10, 3));
+    assert_eq!((relay.forwarded_bytes, relay.queue.delayed_bytes), (1_000, 1_000));
+    assert_eq!(relay.queue.held_bytes, 0);
+}
+
+#[tokio::test]
+async fn of_what_left_in_part_only_the_rest_goes_stale_and_is_given_back() {
+    let world = sent_in_part().await;
+    let backlog = &world.datagrams.relay.backlog;
+    backlog.socket_ready();
+    // Longer than anything may wait.
+    let next = backlog.next(world.now + Duration::from_secs(3_600));
+    assert!(matches!(next, super::super::Next::Idle), "{next:?}");
+    let relay = world.datagrams.relay_stats();
+    // What is counted as stale is what its limit gets back.
+    assert_eq!((relay.forwarded_bytes, relay.queue.stale_bytes), (400, 600));
+    assert_eq!((relay.queue.dropped_batches, relay.queue.held_bytes), (1, 0));
+}
+
 #[test]
 fn what_finds_its_queue_full_is_counted_as_overflow() {
     let world = World::new(64);
