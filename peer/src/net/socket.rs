@@ -269,30 +269,34 @@ impl PathSocket {
         }
     }
 
-    /// Sort what one socket received into what quinn gets.
+    /// Sort what one socket received into what quinn gets now and what it gets in the next call.
     fn sort_all(&self, socket: SocketId, bufs: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta]) {
         let tables = self.paths.load();
+        let mut stash = lock(&self.stash);
         for (buf, meta) in bufs.iter_mut().zip(metas) {
             let origin = Origin::new(&tables, socket, canonical(meta.addr));
             let sorted = sort(&mut buf[..meta.len], meta.stride, |datagram| {
                 self.judge(&tables, &origin, datagram)
             });
+            let in_use = origin.link.filter(|_| origin.in_use);
+            if let Some(path) = in_use.filter(|_| sorted.head.is_some()) {
+                path.note_received();
+            }
+            let ecn = meta.ecn;
+            // Nothing may overtake what came before it in the same link and has to wait.
+            let is_behind = |run: Run| stash.iter().any(|earlier| earlier.run.from == run.from);
+            let waits = sorted.head.is_some_and(is_behind);
             match sorted.head {
-                Some(run) => {
-                    if let Some(path) = origin.link.filter(|_| origin.in_use) {
-                        path.note_received();
-                    }
-                    describe(meta, run);
+                Some(run) if waits => {
+                    let bytes = buf[..run.len].to_vec();
+                    stash.push_back(Stashed { run, ecn, bytes });
+                    meta.len = 0;
                 }
+                Some(run) => describe(meta, run),
                 None => meta.len = 0,
             }
-            if !sorted.rest.is_empty() {
-                lock(&self.stash).extend(sorted.rest.into_iter().map(|(run, bytes)| Stashed {
-                    run,
-                    ecn: meta.ecn,
-                    bytes,
-                }));
-            }
+            let rest = sorted.rest.into_iter();
+            stash.extend(rest.map(|(run, bytes)| Stashed { run, ecn, bytes }));
         }
     }
 
@@ -382,11 +386,13 @@ impl AsyncUdpSocket for PathSocket {
         )))
     }
 
+    /// The least of all: which socket a batch leaves through is known only when it is sent, and one that found out that it
+    /// cannot segment loses every batch.
     fn max_transmit_segments(&self) -> usize {
-        let each = self
-            .sockets
-            .main()
-            .map(|bound| bound.io().max_transmit_segments());
+        let promoted = self.sockets.promoted();
+        let promoted = promoted.iter().flat_map(|all| all.iter().map(AsRef::as_ref));
+        let sockets = self.sockets.main().chain(promoted);
+        let each = sockets.map(|bound| bound.io().max_transmit_segments());
         each.min().unwrap_or(1)
     }
 

@@ -93,12 +93,19 @@ async fn delivered(lab: &Lab, count: usize) -> Vec<(SocketAddr, Vec<u8>)> {
             lab.socket.poll_recv(cx, &mut bufs, &mut metas)
         });
         let received = timeout(Duration::from_secs(2), received).await.unwrap().unwrap();
-        for (buf, meta) in room.iter().zip(&metas).take(received) {
-            let datagrams = buf[..meta.len].chunks(meta.stride.max(1));
-            seen.extend(datagrams.map(|datagram| (meta.addr, datagram.to_vec())));
-        }
+        seen.extend(datagrams_in(&room, &metas[..received]));
     }
     seen
+}
+
+/// What QUIC finds in buffers: (source, datagram).
+fn datagrams_in(room: &[Vec<u8>], metas: &[RecvMeta]) -> Vec<(SocketAddr, Vec<u8>)> {
+    let mut found = Vec::new();
+    for (buf, meta) in room.iter().zip(metas) {
+        let datagrams = buf[..meta.len].chunks(meta.stride.max(1));
+        found.extend(datagrams.map(|datagram| (meta.addr, datagram.to_vec())));
+    }
+    found
 }
 
 #[tokio::test]
@@ -190,6 +197,44 @@ async fn quic_is_taken_from_known_sources_and_from_relay_frames_of_the_server_on
     assert_eq!(read(&lab.counters.relay_refused), 4);
     assert_eq!(read(&lab.counters.relay_early), 1);
     assert_eq!(read(&lab.counters.unknown), 1);
+}
+
+#[tokio::test]
+async fn datagrams_of_a_link_keep_their_order_over_all_buffers_of_a_call() {
+    const OTHER_LINK: LinkId = LinkId(4);
+    const OTHER_CHANNEL: ChannelId = ChannelId(0xabce);
+    let lab = lab();
+    let server_addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 5668));
+    lab.paths.set_relay(Some(server_addr));
+    lab.paths.add_link(Arc::new(LinkPath::new(OTHER_LINK)));
+    lab.paths.set_channel(LINK, Some(CHANNEL));
+    lab.paths.set_channel(OTHER_LINK, Some(OTHER_CHANNEL));
+    let frame = |channel, serial: u8| [relay::header(channel).as_slice(), &[0x40, serial]].concat();
+    // Each buffer begins with a link of which something waits from the buffer before.
+    let mut room = [
+        [frame(CHANNEL, 1), frame(OTHER_CHANNEL, 2)].concat(),
+        [frame(OTHER_CHANNEL, 3), frame(CHANNEL, 4)].concat(),
+        frame(CHANNEL, 5),
+    ];
+    let mut metas = [RecvMeta::default(); 3];
+    for (meta, buf) in metas.iter_mut().zip(&room) {
+        meta.addr = server_addr;
+        meta.len = buf.len();
+        meta.stride = frame(CHANNEL, 1).len();
+    }
+    {
+        let mut bufs: Vec<_> = room.iter_mut().map(|buf| IoSliceMut::new(buf)).collect();
+        lab.socket.sort_all(SocketId::V4, &mut bufs, &mut metas);
+    }
+    let mut seen = datagrams_in(&room, &metas);
+    let later = delivered(&lab, 5 - seen.len()).await;
+    seen.extend(later);
+    let serials = |link| {
+        let from = super::super::paths::virtual_addr(link);
+        let of_link = seen.iter().filter(|(of, _)| *of == from);
+        of_link.map(|(_, bytes)| bytes[1]).collect::<Vec<u8>>()
+    };
+    assert_eq!((serials(LINK), serials(OTHER_LINK)), (vec![1, 4, 5], vec![2, 3]));
 }
 
 #[tokio::test]
@@ -338,6 +383,28 @@ async fn a_batch_goes_out_through_a_promoted_socket_whole() {
         let (len, from) = peer.recv_from(&mut room).unwrap();
         assert_eq!((&room[..len], from), (datagram, addr));
     }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn batches_are_single_datagrams_while_a_promoted_socket_cannot_segment() {
+    // More datagrams than any kernel cuts one batch into: it refuses them, as it does where the card cannot segment.
+    const REFUSED: usize = 2000;
+    let lab = lab();
+    let (_peer, remote) = outside();
+    let before = lab.socket.max_transmit_segments();
+    assert!(before > 1, "the system segments");
+    promoted(&lab, EXTRA);
+    let route = Route::Direct {
+        socket: EXTRA,
+        remote,
+    };
+    lab.paths.set_route(LINK, route);
+    let to = super::super::paths::virtual_addr(LINK);
+    send(&lab, batch(to, &[0x40; REFUSED], Some(1))).await;
+    assert_eq!(lab.socket.max_transmit_segments(), 1);
+    lab.sockets.close(EXTRA);
+    assert_eq!(lab.socket.max_transmit_segments(), before, "the others still can");
 }
 
 #[tokio::test]
