@@ -8,7 +8,7 @@ use quinn::{ReadError, VarInt};
 use tokio::sync::{Mutex, mpsc, watch};
 
 use crate::app::Bulk;
-use crate::app::flow::{Inflow, Outflow};
+use crate::app::flow::{Inflow, Outflow, Runs};
 use crate::app::framed::FrameError;
 use crate::session::StreamError;
 
@@ -176,7 +176,7 @@ impl Inflow for MemoryIn {
         Ok(Some(bytes.len()))
     }
 
-    async fn discard(&mut self) -> Result<Option<usize>, FrameError> {
+    async fn discard(&mut self, _: &mut Runs) -> Result<Option<usize>, FrameError> {
         if self.rest.is_empty() {
             match unless_dead(&self.wire, self.receiver.recv()).await? {
                 Some(bytes) => self.rest = bytes,

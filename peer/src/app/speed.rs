@@ -9,7 +9,7 @@ use bytes::Bytes;
 use quinn::{ReadError, VarInt};
 use serde::{Deserialize, Serialize};
 
-use super::flow::{Inflow, Outflow};
+use super::flow::{Inflow, Outflow, Runs};
 use super::framed::{self, FrameError};
 
 /// Name of the service.
@@ -94,8 +94,8 @@ pub async fn measure(
         }
         Direction::Receive => {
             let counted = tokio::time::timeout(time + END_TIMEOUT, async {
-                let mut count = Count::default();
-                while let Some(bytes) = more(&mut recv).await? {
+                let (mut count, mut runs) = (Count::default(), Runs::default());
+                while let Some(bytes) = more(&mut recv, &mut runs).await? {
                     if let Some(report) = count.add(bytes) {
                         tell(report);
                     }
@@ -118,8 +118,8 @@ pub async fn answer(mut send: impl Outflow, mut recv: impl Inflow) -> Result<(),
         Direction::Receive => fill(&mut send, time).await?,
         Direction::Send => {
             let counted = tokio::time::timeout(time + END_TIMEOUT, async {
-                let mut count = Count::default();
-                while let Some(bytes) = more(&mut recv).await? {
+                let (mut count, mut runs) = (Count::default(), Runs::default());
+                while let Some(bytes) = more(&mut recv, &mut runs).await? {
                     if let Some(report) = count.add(bytes) {
                         framed::write(&mut send, &report).await?;
                     }
@@ -135,8 +135,8 @@ pub async fn answer(mut send: impl Outflow, mut recv: impl Inflow) -> Result<(),
 }
 
 /// Bytes that arrived, `None` when the time is over.
-async fn more(recv: &mut impl Inflow) -> Result<Option<usize>, FrameError> {
-    match recv.discard().await {
+async fn more(recv: &mut impl Inflow, runs: &mut Runs) -> Result<Option<usize>, FrameError> {
+    match recv.discard(runs).await {
         Err(FrameError::Read(ReadError::Reset(TIME_OVER))) => Ok(None),
         read => read,
     }

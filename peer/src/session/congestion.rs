@@ -59,7 +59,7 @@ impl ControllerFactory for EpochFactory {
             mtu: current_mtu,
             outstanding: 0,
             stranded: 0,
-            batch: (now, 0),
+            last_sent: now,
             let_out: 0,
         })
     }
@@ -83,8 +83,8 @@ struct EpochController {
     outstanding: u64,
     /// Of those, bytes that were sent before `since`.
     stranded: u64,
-    /// What QUIC said at the last packet: when, and how long the batch was that it ended.
-    batch: (Instant, u64),
+    /// When a packet left last.
+    last_sent: Instant,
     /// Packets that left although the window was full, since the last acknowledgement.
     let_out: u32,
 }
@@ -137,7 +137,7 @@ impl EpochController {
             return false;
         }
         let patience = (STUCK_AFTER + self.model.least() * 2) * 2_u32.pow(self.let_out);
-        now.saturating_duration_since(self.batch.0) >= patience
+        now.saturating_duration_since(self.last_sent) >= patience
     }
 
     /// Was it sent before anything had arrived on a new path?
@@ -147,17 +147,12 @@ impl EpochController {
 }
 
 impl Controller for EpochController {
+    /// quinn calls this once for each batch of packets, with the bytes of all of them.
     fn on_sent(&mut self, now: Instant, bytes: u64, _: u64) {
         self.follow(now);
         self.let_out += u32::from(self.is_stuck(now));
-        // For every packet of a batch quinn tells the length of the batch so far.
-        let (then, before) = std::mem::replace(&mut self.batch, (now, bytes));
-        let packet = if then == now && bytes > before {
-            bytes - before
-        } else {
-            bytes
-        };
-        self.outstanding = self.outstanding.saturating_add(packet);
+        self.last_sent = now;
+        self.outstanding = self.outstanding.saturating_add(bytes);
         self.model.on_sent(self.outstanding.saturating_sub(self.stranded));
     }
 
@@ -183,7 +178,8 @@ impl Controller for EpochController {
         self.outstanding = self.outstanding.saturating_sub(lost_bytes);
         // What was lost is the oldest; the old path's packets come first.
         self.stranded = self.stranded.saturating_sub(lost_bytes);
-        let says_nothing = lost_bytes > 0 && !is_persistent_congestion && self.is_vanguard(sent);
+        // Persistent congestion neither: before anything has arrived, what persists is the end of the old path.
+        let says_nothing = lost_bytes > 0 && self.is_vanguard(sent);
         if sent < self.since || says_nothing {
             return;
         }
@@ -304,14 +300,14 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_of_packets_is_counted_once() {
+    fn batches_that_leave_at_the_same_time_are_counted_in_full() {
         let (epoch, mut controller, now) = controller();
         let initial = controller.initial_window();
-        for batch in [1_200, 2_400, 3_600, 1_200, 2_400] {
+        for batch in [2_400, 3_600, 1_200] {
             controller.on_sent(now, batch, 1);
         }
         epoch.fetch_add(1, Ordering::Release);
-        assert_eq!(controller.window(), initial + 6_000);
+        assert_eq!(controller.window(), initial + 7_200);
     }
 
     fn whole(controller: Box<dyn Controller>) -> Box<EpochController> {
@@ -331,6 +327,10 @@ mod tests {
                     controller.acked(later(acked), later(sent), 1_000, true);
                 }
                 controller.on_sent(later(25), 1_000, 3);
+                if lost == 0 {
+                    // What was marked has arrived.
+                    controller.acked(later(30), later(25), 1_000, true);
+                }
                 controller.on_end_acks(later(25), 0, false, Some(3));
                 let before = controller.window();
                 controller.on_congestion_event(later(30), later(25), false, lost);
@@ -340,6 +340,26 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn the_end_of_the_old_path_is_no_persistent_congestion_of_the_new_one() {
+        let (epoch, controller, now) = controller();
+        let mut controller = whole(controller);
+        let later = |ms| now + Duration::from_millis(ms);
+        controller.on_sent(later(0), 4_800, 4);
+        epoch.fetch_add(1, Ordering::Release);
+        controller.on_sent(later(2_000), 4_800, 8);
+        controller.on_sent(later(2_010), 1_200, 9);
+        // The first to arrive on the new path shows that all before it is lost, for a time that was long on the old one.
+        controller.acked(later(2_060), later(2_010), 1_200, false);
+        controller.on_end_acks(later(2_060), 9_600, false, Some(9));
+        controller.on_congestion_event(later(2_060), later(2_000), true, 9_600);
+        controller.on_end_acks(later(2_060), 0, false, Some(9));
+        assert!(controller.window() >= controller.initial_window());
+        // What persists from now on is of this path.
+        controller.on_congestion_event(later(9_000), later(8_000), true, 9_600);
+        assert_eq!(controller.window(), 2 * u64::from(MTU));
     }
 
     #[test]

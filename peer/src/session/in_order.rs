@@ -18,12 +18,12 @@ use super::window::Reading;
 /// closes; more memory would let it go on at full rate through longer ones.
 const HELD_MAX: usize = 32 * 1024 * 1024;
 
-/// Pieces that may wait likewise; a sender that has more of them makes them small on purpose, for each costs its packet's memory
-/// and a place in a map. Full packets are more than [`HELD_MAX`] before they are as many.
+/// Pieces that may wait likewise; a sender that has more of them makes them small on purpose, for each costs an allocation and a
+/// place in a map, some 100 bytes, besides its own. Full packets are more than [`HELD_MAX`] before they are as many.
 const PIECES_MAX: usize = 32 * 1024;
 
-/// Application error code for a stream of which too many pieces wait.
-const CODE_IN_PIECES: VarInt = VarInt::from_u32(19);
+/// Application error code for a stream in too many pieces.
+pub(crate) const CODE_IN_PIECES: VarInt = VarInt::from_u32(19);
 
 /// Time between two pieces beyond that. quinn hands out the first of what it has, so the missing one comes as the next.
 const SLOW: Duration = Duration::from_millis(5);
@@ -88,7 +88,7 @@ struct Pieces {
     ready: VecDeque<Bytes>,
     /// Where that ends.
     end: u64,
-    /// By their place in the stream; none overlaps another, and all are behind `end`.
+    /// Copies, by their place in the stream; none overlaps another, and all are behind `end`.
     waiting: BTreeMap<u64, Bytes>,
     /// Bytes in `ready` and `waiting`.
     held: usize,
@@ -99,7 +99,9 @@ impl Pieces {
     fn add(&mut self, offset: u64, bytes: Bytes) {
         self.held += bytes.len();
         if offset != self.end {
-            self.waiting.insert(offset, bytes);
+            // A copy: the original is a view of all that was received with it, up to 64 KiB, and would keep that for as long as it
+            // waits. So what waits takes what `held` says.
+            self.waiting.insert(offset, Bytes::copy_from_slice(&bytes));
             return;
         }
         self.append(bytes);
@@ -166,6 +168,20 @@ mod tests {
             number += 1;
         }
         assert!(shreds.held < 40_000);
+    }
+
+    #[test]
+    fn what_waits_keeps_nothing_else_of_what_was_received_with_it() {
+        let mut pieces = Pieces::default();
+        let batch = Bytes::from(vec![7; 65_000]);
+        pieces.add(1, batch.slice(1..2));
+        assert!(batch.is_unique(), "only the batch itself is left");
+        // What comes in order is read at once and needs no copy.
+        pieces.add(0, batch.slice(..1));
+        assert!(!batch.is_unique());
+        let mut into = [0; 9];
+        assert_eq!((pieces.take(&mut into), into[..2] == [7, 7]), (2, true));
+        assert!(batch.is_unique());
     }
 
     proptest! {

@@ -15,6 +15,7 @@ mod window;
 pub(crate) use connection::CODE_DONE;
 pub use connection::{Connection, PathState};
 pub(crate) use endpoint::{DialError, Quic};
+pub(crate) use in_order::CODE_IN_PIECES;
 pub use in_order::InOrder;
 pub(crate) use qlog::Traces;
 pub use quinn::{RecvStream, SendStream};

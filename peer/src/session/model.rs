@@ -173,6 +173,8 @@ pub(super) struct Model {
     probed_from: u64,
     /// Acknowledged and lost bytes of late.
     tally: (u64, u64),
+    /// When congestion was answered last: what was sent before is what that answer was about.
+    answered_at: Option<Instant>,
 }
 
 impl Model {
@@ -195,6 +197,7 @@ impl Model {
             round: Round::begin(now, 0),
             probed_from: 0,
             tally: (0, 0),
+            answered_at: None,
         }
     }
 
@@ -239,7 +242,7 @@ impl Model {
         if !app_limited && in_flight.saturating_mul(2) >= self.window {
             self.grow(bytes);
         }
-        if self.mode == Mode::Startup && self.queue() {
+        if self.mode == Mode::Startup && self.is_prompt() && self.queue() {
             self.full_pipe(now);
         }
         if sent >= self.round.begun && now.saturating_duration_since(self.round.begun) >= ROUND_MIN {
@@ -247,19 +250,23 @@ impl Model {
         }
     }
 
-    /// Packets were lost, the last of them sent at `sent`; no bytes: a router marked one (RFC 3168).
+    /// Packets were lost, the last of them sent at `sent`; no bytes: a router marked one (RFC 3168). That one has arrived, so it went
+    /// through [`Self::on_ack`] before and may have ended the round.
     pub(super) fn on_loss(&mut self, now: Instant, sent: Instant, bytes: u64, persistent: bool) {
         if persistent {
             *self = Self {
                 window: COLLAPSED_PACKETS * self.mtu,
                 smallest: self.smallest,
+                answered_at: Some(now),
                 ..Self::new(now, u16::try_from(self.mtu).unwrap_or(u16::MAX))
             };
             return;
         }
+        if self.answered_at.is_some_and(|at| sent < at) {
+            return;
+        }
         self.tally.1 = self.tally.1.saturating_add(bytes);
-        // What was sent before the last answer is what that answer was about.
-        if self.round.answered || (bytes == 0 && sent < self.round.begun) {
+        if self.round.answered {
             return;
         }
         if bytes > 0 && !self.too_much_lost() {
@@ -287,6 +294,7 @@ impl Model {
             ..Round::begin(now, 0)
         };
         self.tally = (0, 0);
+        self.answered_at = Some(now);
     }
 
     fn too_much_lost(&self) -> bool {
@@ -346,6 +354,13 @@ impl Model {
         self.bound = self.bound.max(self.window);
     }
 
+    /// Are there samples without the time by which an acknowledgement may be delayed? Not of the few packets that an application
+    /// with little to send, or a window that was narrower when they were sent, has on the way.
+    fn is_prompt(&self) -> bool {
+        let at_begin = self.window.saturating_sub(self.round.grown);
+        !self.round.app_limited && at_begin >= MINIMUM_PACKETS * self.mtu
+    }
+
     /// Does the round trip show a queue (RFC 9406 section 4.2)?
     fn queue(&self) -> bool {
         let least = self.least();
@@ -383,12 +398,14 @@ impl Model {
         match self.mode {
             Mode::Startup if !limited => self.judge_startup(now, rate),
             Mode::Startup => {}
-            Mode::Drain | Mode::Look if self.rounds >= 2 => self.drained(now, round.rtt),
+            Mode::Drain | Mode::Look if self.rounds >= 2 => {
+                self.drained(now, round.rtt.filter(|_| !round.app_limited))
+            }
             Mode::Drain | Mode::Look => {}
             Mode::Cruise => {
                 // A bound that was set too low by an unlucky burst comes loose by itself.
                 self.bound = self.bound.saturating_add(self.bound / CREEP_PART);
-                self.cruised(now, limited);
+                self.cruised(now, limited, round.app_limited);
             }
             Mode::Probe => self.judge_probe(now, rate),
         }
@@ -406,22 +423,23 @@ impl Model {
         }
     }
 
-    /// The own queue is gone; the round trip that is left is what others make of it.
+    /// The own queue is gone; the round trip that is left, if one was seen, is what others make of it. Where the application had
+    /// little to send it is not seen: few packets are acknowledged late.
     fn drained(&mut self, now: Instant, rtt: Option<Duration>) {
-        if self.mode == Mode::Look
-            && let Some(rtt) = rtt
-        {
-            self.smallest = Some((rtt, now));
+        if self.mode == Mode::Look {
+            // After a look in vain the old one is believed as long again, else each short burst would begin with half a window.
+            let seen = rtt.unwrap_or_else(|| self.least());
+            self.smallest = Some((seen, now));
         }
-        self.shared = rtt;
+        self.shared = rtt.or(self.shared);
         self.enter(Mode::Cruise, now);
     }
 
-    fn cruised(&mut self, now: Instant, limited: bool) {
+    fn cruised(&mut self, now: Instant, limited: bool, app_limited: bool) {
         let stale = self
             .smallest
             .is_some_and(|(_, seen)| now.saturating_duration_since(seen) >= MIN_RTT_AGE);
-        if stale {
+        if stale && !app_limited {
             self.enter(Mode::Look, now);
         } else if !limited
             && self.rounds >= CRUISE_ROUNDS

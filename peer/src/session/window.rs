@@ -114,11 +114,10 @@ impl Room {
     /// Bytes were taken from QUIC.
     fn took(&self, bytes: usize) {
         let now = Instant::now();
-        let (window, is_due) = self.with(|state| {
-            let window = state.window.took(bytes as u64);
-            (window, state.window.is_due(now))
+        let is_due = self.with(|state| {
+            set(&self.quic, state.window.took(bytes as u64));
+            state.window.is_due(now)
         });
-        set(&self.quic, window);
         if is_due {
             look(&self.quic, &self.state, now);
         }
@@ -148,9 +147,10 @@ async fn watch(quic: quinn::Connection, state: Weak<Mutex<State>>) {
 fn look(quic: &quinn::Connection, state: &Mutex<State>, now: Instant) {
     let stats = quic.stats();
     let (came, rtt) = (stats.udp_rx.bytes, stats.path.rtt);
-    set(quic, with(state, |state| state.window.look(came, rtt, now)));
+    with(state, |state| set(quic, state.window.look(came, rtt, now)));
 }
 
+/// To be called with the state locked, so that QUIC hears of the windows in the order of the decisions; it never calls back.
 fn set(quic: &quinn::Connection, window: Option<u64>) {
     if let Some(window) = window.and_then(|window| VarInt::from_u64(window).ok()) {
         tracing::trace!(%window, "bytes that may be on their way");
@@ -177,13 +177,13 @@ impl Reading {
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        let window = self.room.with(|state| {
+        self.room.with(|state| {
             let window = state.window.took(self.unseen as u64);
             state.readings = state.readings.saturating_sub(1);
             let was_last = state.readings == 0;
-            was_last.then(|| state.window.rest()).flatten().or(window)
+            let window = was_last.then(|| state.window.rest()).flatten().or(window);
+            set(&self.room.quic, window);
         });
-        set(&self.room.quic, window);
     }
 }
 

@@ -166,13 +166,128 @@ fn persistent_congestion_begins_anew_with_two_packets() {
 fn a_mark_of_a_router_is_congestion_and_few_losses_are_not() {
     let (mut model, now) = busy(6);
     let before = model.window();
-    model.on_loss(now, now, 1200, false);
+    model.on_loss(now, now - ms(50), 1200, false);
     assert_eq!(model.window(), before);
-    model.on_loss(now, now, 0, false);
+    let later = now + ms(50);
+    model.on_ack(later, now, 1200, before, false);
+    let before = model.window();
+    model.on_loss(later, now, 0, false);
     assert!(model.window() < before);
-    let answered = model.window();
-    model.on_loss(now, now, 0, false);
-    assert_eq!(model.window(), answered, "once a round");
+}
+
+/// What counts of marks, or of losses of so many bytes, that are told of in every tenth of a round trip.
+fn answers(rtt: Duration, lost: u64) -> Vec<u128> {
+    let (mut model, begin) = busy(6);
+    let mut answers = Vec::new();
+    for step in 0..60 {
+        let (now, window) = (begin + rtt * step / 10, model.window());
+        model.on_sent(window);
+        // As quinn does: first what arrived, then what is missing or was marked.
+        for _ in 0..window / 12_000 {
+            model.on_ack(now, now - rtt, 1200, window, false);
+        }
+        let before = model.answered_at;
+        model.on_loss(now, now - rtt, lost, false);
+        if model.answered_at != before {
+            answers.push((now - begin).as_millis());
+        }
+    }
+    answers
+}
+
+#[test]
+fn marks_count_once_a_round_trip_and_those_of_before_the_answer_do_not_count_again() {
+    assert_eq!(answers(ms(60), 0), [0, 60, 120, 180, 240, 300]);
+}
+
+#[test]
+fn losses_of_before_the_answer_do_not_count_again() {
+    let far_too_much = 10_000_000;
+    assert_eq!(answers(ms(60), far_too_much), [0, 60, 120, 180, 240, 300]);
+    let (mut model, now) = busy(6);
+    model.on_loss(now, now - ms(1), far_too_much, false);
+    // The rest of what was on its way becomes known only with what was sent since.
+    let later = now + ms(50);
+    model.on_ack(later, now, 1200, 12_000, false);
+    let (answered, tally) = (model.answered_at, model.tally);
+    model.on_loss(later, now - ms(1), far_too_much, false);
+    assert_eq!((model.answered_at, model.tally), (answered, tally));
+}
+
+#[test]
+fn persistent_congestion_is_the_answer_to_all_that_was_sent_before() {
+    let (mut model, now) = busy(4);
+    model.on_loss(now, now - ms(50), 50_000, true);
+    model.on_loss(now + ms(1), now - ms(1), 50_000, false);
+    assert_eq!((model.mode, model.window()), (Mode::Startup, 2 * 1200));
+}
+
+/// A flight as long as the window, in packets less the one that quinn keeps free, to a receiver that acknowledges the fifth packet at
+/// once and fewer after 25 ms; the time at which all of it is acknowledged.
+fn flight(model: &mut Model, sent: Instant, packets: u64, app_limited: bool) -> Instant {
+    model.on_sent(packets * 1200);
+    let mut now = sent;
+    for packet in 0..packets {
+        let is_late = packet >= packets / 5 * 5;
+        now = sent + ms(if is_late { 75 } else { 50 });
+        // quinn tells what is in flight only after all acknowledgements of a frame.
+        let in_flight = (packets - packet / 5 * 5) * 1200;
+        model.on_ack(now, sent, 1200, in_flight, app_limited && is_late);
+    }
+    now
+}
+
+#[test]
+fn late_acknowledgements_of_lone_packets_do_not_end_slow_start() {
+    let (mut model, mut now) = busy(2);
+    model.on_loss(now, now - ms(50), 50_000, true);
+    while model.window() < 40 * 1200 {
+        let packets = (model.window() / 1200).saturating_sub(1);
+        now = flight(&mut model, now, packets, false);
+        assert_eq!(model.mode, Mode::Startup, "with {packets} packets in flight");
+    }
+}
+
+#[test]
+fn a_short_message_that_is_acknowledged_late_does_not_end_slow_start() {
+    let (mut model, mut now) = busy(1);
+    for _ in 0..10 {
+        now = flight(&mut model, now + ms(400), 4, true);
+        assert_eq!(model.mode, Mode::Startup);
+    }
+}
+
+#[test]
+fn the_empty_round_trip_is_not_learnt_from_an_idle_connection() {
+    let (mut model, mut now) = busy(20);
+    let keep_alives = |model: &mut Model, now: &mut Instant| {
+        for _ in 0..9 {
+            *now += ms(10_000);
+            model.on_sent(1200);
+            model.on_ack(*now + ms(75), *now, 1200, 0, true);
+        }
+    };
+    model.enter(Mode::Cruise, now);
+    keep_alives(&mut model, &mut now);
+    assert_eq!((model.mode, model.least()), (Mode::Cruise, ms(50)));
+    // One that falls idle in the middle of a look, or of a drain, leaves it as well.
+    for mode in [Mode::Look, Mode::Drain] {
+        let shared = model.shared;
+        model.enter(mode, now);
+        keep_alives(&mut model, &mut now);
+        assert_eq!((model.mode, model.least()), (Mode::Cruise, ms(50)));
+        assert_eq!(model.shared, shared, "after {mode:?}");
+    }
+    // And one that has much to send looks: the path may have become longer.
+    for _ in 0..4 {
+        now += ms(10_000);
+        let window = model.window();
+        model.on_sent(window);
+        for _ in 0..2 {
+            model.on_ack(now + ms(60), now, window / 2, window, false);
+        }
+    }
+    assert_eq!(model.least(), ms(60));
 }
 
 #[test]
