@@ -111,7 +111,9 @@ impl Done<'_> {
     /// Say how it ended, and whether that is a failure.
     pub(super) fn tell(&self, output: &Output) -> Result<(), Failure> {
         let failure = self.failure();
-        let verified = failure.is_none();
+        let kept = self.count(&[Outcome::Kept]);
+        // Where another file has the name, nobody compared anything.
+        let verified = failure.is_none() && kept == 0;
         let hash = self.hash.map(|hash| HEXLOWER.encode(&hash));
         let file = self.file.map(|file| file.to_string_lossy().into_owned());
         output.event(
@@ -121,8 +123,12 @@ impl Done<'_> {
                 "path": path_fields(&self.path), "file": file, "files": self.files, "blake3": hash, "peer": self.peer,
             }),
         );
-        let check = match (&hash, verified) {
-            (_, false) => String::new(),
+        let check = match (&hash, kept) {
+            _ if failure.is_some() => String::new(),
+            (_, kept) if kept > 0 && self.files == 0 => {
+                format!(", {kept} there already and left as they are")
+            }
+            (_, kept) if kept > 0 => format!(", verified, {kept} there already and left as they are"),
             (Some(hash), _) => format!(", verified {}", hash.get(..8).unwrap_or_default()),
             (None, _) => ", verified".to_owned(),
         };
@@ -155,14 +161,14 @@ impl Done<'_> {
         failure.map_or(Ok(()), Err)
     }
 
+    /// How many files ended in one of these ways.
+    fn count(&self, wanted: &[Outcome]) -> usize {
+        let others = self.others.iter();
+        others.filter(|(_, outcome)| wanted.contains(outcome)).count()
+    }
+
     fn failure(&self) -> Option<Failure> {
-        let count = |wanted: &[Outcome]| {
-            self.others
-                .iter()
-                .filter(|(_, outcome)| wanted.contains(outcome))
-                .count()
-        };
-        let wrong = count(&[Outcome::HashMismatch]);
+        let wrong = self.count(&[Outcome::HashMismatch]);
         if wrong > 0 {
             let message = format!("{wrong} files arrived different from what was sent, and were deleted");
             return Some(Failure::new(
@@ -171,7 +177,7 @@ impl Done<'_> {
                 "send them again; check memory and disk of both machines",
             ));
         }
-        let missing = self.unreadable + count(&[Outcome::Incomplete, Outcome::Unwritable]);
+        let missing = self.unreadable + self.count(&[Outcome::Incomplete, Outcome::Unwritable]);
         (missing > 0).then(|| {
             let message = format!("{missing} files did not get to their places");
             Failure::new(

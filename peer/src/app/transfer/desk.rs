@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -28,7 +29,8 @@ pub(super) const UNKEPT_MAX: u64 = 6 * 1024 * 1024;
 /// Files and chunks that may wait for the keeper: how many small files become safe in one go at most.
 const QUEUE_MAX: usize = 1024;
 
-/// Files of several chunks that are open at once. An honest sender has one a stream, and those it resumes.
+/// Files of several chunks that are begun and not whole, at once. An honest sender has one a stream; those that it goes on with,
+/// of which there may be many, are not counted.
 const PARTS_MAX: usize = 64;
 
 /// What the loop of the transfer hears.
@@ -89,8 +91,10 @@ pub(super) struct Desk {
     pub(super) queue: Queue,
     pub(super) notices: mpsc::Sender<Notice>,
     pub(super) limit: Option<Limit>,
-    /// Bytes that came in on data streams, of whatever kind.
+    /// Grows with every byte that comes in on data streams, of whatever kind, and every chunk that is compared with the journal.
     pub(super) heard: AtomicU64,
+    /// How long nothing may happen.
+    pub(super) patience: Duration,
 }
 
 impl Desk {
@@ -138,7 +142,7 @@ impl Desk {
         if let Some(part) = parts.get(&index) {
             return Ok(Ok(Arc::clone(part)));
         }
-        if parts.len() >= PARTS_MAX {
+        if parts.values().filter(|part| part.fresh).count() >= PARTS_MAX {
             return Ok(Err("too many large files at once"));
         }
         let key = path_key(&self.manifest, index);
@@ -172,6 +176,8 @@ struct QueueState {
     jobs: VecDeque<Job>,
     /// Bytes in the queue and in the hands of the keeper.
     bytes: u64,
+    /// Has the keeper something in its hands?
+    busy: bool,
     closed: bool,
 }
 
@@ -215,12 +221,14 @@ impl Queue {
     /// Everything that waits; `None` when nothing will come any more.
     pub(super) fn take_all(&self) -> Option<Vec<Job>> {
         let mut state = lock(&self.state);
+        state.busy = false;
         while state.jobs.is_empty() {
             if state.closed {
                 return None;
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        state.busy = true;
         let jobs = state.jobs.drain(..).collect();
         self.changed.notify_all();
         Some(jobs)
@@ -237,6 +245,12 @@ impl Queue {
     pub(super) fn close(&self) {
         lock(&self.state).closed = true;
         self.changed.notify_all();
+    }
+
+    /// Is something on its way to disk?
+    pub(super) fn is_busy(&self) -> bool {
+        let state = lock(&self.state);
+        state.busy || !state.jobs.is_empty()
     }
 
     pub(super) fn is_closed(&self) -> bool {

@@ -86,6 +86,8 @@ pub(super) struct StoredMemory {
     pub(super) stamp: u64,
     pub(super) name: String,
     pub(super) seen: Seen,
+    /// The versions before it with their names, oldest first. One of them is still there if none after it came to its place.
+    pub(super) former: Vec<(String, Seen)>,
 }
 
 impl Journal {
@@ -177,7 +179,21 @@ impl Memory {
                 name,
                 seen,
             } => {
-                self.stored.insert(key, StoredMemory { stamp, name, seen });
+                let mut former = Vec::new();
+                if let Some(before) = self.stored.remove(&key) {
+                    former = before.former;
+                    // Told twice, under another name perhaps, it is still the same version.
+                    if before.seen != seen {
+                        former.push((before.name, before.seen));
+                    }
+                }
+                let stored = StoredMemory {
+                    stamp,
+                    name,
+                    seen,
+                    former,
+                };
+                self.stored.insert(key, stored);
             }
         }
     }

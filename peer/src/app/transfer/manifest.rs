@@ -256,7 +256,7 @@ impl Builder {
     }
 
     fn check_size(&mut self, entry: &Entry, name: &str) -> Result<(), ManifestError> {
-        self.names_len += name.len();
+        self.names_len += name.len() + target_len(entry);
         if self.names_len > NAMES_LEN_MAX {
             return Err(ManifestError::NamesTooLong);
         }
@@ -341,6 +341,14 @@ pub fn local_path(manifest: &Manifest, index: u32) -> PathBuf {
     manifest.path(index).iter().collect()
 }
 
+/// Bytes of what a link says.
+fn target_len(entry: &Entry) -> usize {
+    match &entry.kind {
+        Kind::Link { target } => target.len(),
+        _ => 0,
+    }
+}
+
 fn place(parent: u32, name: &str) -> [u8; 16] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&parent.to_le_bytes());
@@ -374,8 +382,8 @@ pub enum ManifestError {
     /// More than [`ENTRIES_MAX`] entries.
     #[error("more than {ENTRIES_MAX} files and folders at once")]
     TooMany,
-    /// All names together exceed [`NAMES_LEN_MAX`].
-    #[error("all names together exceed {NAMES_LEN_MAX} bytes")]
+    /// All names and what links say exceed [`NAMES_LEN_MAX`] together.
+    #[error("all names together, with what links say, exceed {NAMES_LEN_MAX} bytes")]
     NamesTooLong,
     /// A link does not stay within what is sent.
     #[error("the link `{0}` points out of what is sent")]

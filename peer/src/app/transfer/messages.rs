@@ -26,7 +26,7 @@ use super::tree::Value;
 pub const SERVICE: &str = "send";
 
 /// Version of this format, the first field of every [`Offer`]. A receiver declines versions that it does not know.
-pub const FORMAT: u16 = 2;
+pub const FORMAT: u16 = 3;
 
 /// Most entries of one transfer. Both sides keep the whole list until the end, about 150 bytes an entry: 40 MB.
 pub const ENTRIES_MAX: u32 = 262_144;
@@ -57,6 +57,9 @@ pub const ROOTS_SHOWN_MAX: usize = 16;
 
 /// Most bytes of a [`Piece`]: one chunk of any file below 128 GiB. What is read from disk in one go and kept in memory.
 pub const PIECE_LEN_MAX: u32 = 1024 * 1024;
+
+/// Bytes that stand for the place on the sender's disk from which files come: more than chance confuses.
+pub const ORIGIN_LEN: usize = 16;
 
 /// Most data streams of a transfer at a time. Several files in flight hide the time that each one takes to be opened,
 /// made and renamed; more than this many gain nothing on two to eight cores.
@@ -103,6 +106,10 @@ pub enum FromSender {
     End,
     /// 5: the summary arrived; what was kept to resume this transfer can go.
     Thanks,
+    /// 6: it is comparing chunks that the receiver has with its own, which may be all that happens for a while.
+    Comparing,
+    /// 7: second message. Files of the same names from elsewhere have another number, and are another transfer.
+    Origin([u8; ORIGIN_LEN]),
 }
 
 /// What somebody wants to send. The layout of this message is the same in all versions of the format.
@@ -279,6 +286,8 @@ pub enum AbortReason {
     Disk,
     /// 4: the same sender began the same transfer anew.
     Replaced,
+    /// 5: it heard nothing from the sender for too long.
+    Stalled,
 }
 
 /// First message on each data stream.
@@ -342,7 +351,7 @@ mod tests {
             bytes: 5,
             roots: vec!["d".to_owned()],
         };
-        golden(&FromSender::Offer(offer), "000207020105010164");
+        golden(&FromSender::Offer(offer), "000307020105010164");
         let target = "t".to_owned();
         for (kind, hex) in [
             (Kind::File, "00"),
@@ -376,6 +385,8 @@ mod tests {
         }
         golden(&FromSender::End, "04");
         golden(&FromSender::Thanks, "05");
+        golden(&FromSender::Comparing, "06");
+        golden(&FromSender::Origin([9; 16]), &format!("07{}", "09".repeat(16)));
     }
 
     #[test]
@@ -452,6 +463,7 @@ mod tests {
             AbortReason::Protocol,
             AbortReason::Disk,
             AbortReason::Replaced,
+            AbortReason::Stalled,
         ];
         for (number, why) in reasons.into_iter().enumerate() {
             golden(&FromReceiver::Abort(why), &format!("07{number:02x}"));

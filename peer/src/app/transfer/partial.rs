@@ -15,6 +15,7 @@ use super::disk::{Disk, Named};
 use super::inbox::{Inbox, exists, open_folder};
 use super::journal::{Journal, Memory, PathKey};
 use super::manifest::Manifest;
+use super::messages::ORIGIN_LEN;
 
 /// The folder of all partial transfers, in the inbox. Hidden names at the top of a transfer are made visible, so nobody can
 /// send a file into it.
@@ -27,7 +28,8 @@ const JOURNAL: &str = "journal";
 /// do not fill disks.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// Which transfer it is: the same sender, sending the same names. A second command for the same files has the same key.
+/// Which transfer it is: the same sender, sending the same names from the same place on its disk. A second command for the same
+/// files has the same key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct TransferKey([u8; 8]);
 
@@ -42,9 +44,10 @@ pub(super) struct Partial {
 }
 
 impl TransferKey {
-    pub(super) fn of(sender: &[u8; 32], manifest: &Manifest) -> Self {
+    pub(super) fn of(sender: &[u8; 32], origin: &[u8; ORIGIN_LEN], manifest: &Manifest) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("knothole 1 transfer");
         hasher.update(sender);
+        hasher.update(origin);
         for root in manifest.roots() {
             hasher.update(root.name.as_bytes());
             hasher.update(b"/");

@@ -131,15 +131,21 @@ impl Planner<'_> {
         let mut former = None;
         if let Some(stored) = self.memory.stored.get(&key) {
             let same = stored.seen.size == entry.size && stored.stamp == entry.stamp;
-            if look((folder, &stored.name))? == Some(stored.seen) {
-                if same {
-                    return Ok(Fate::Whole(stored.name.clone()));
-                }
-                plan.ours.insert(index, (stored.name.clone(), stored.seen));
-                former = Some(open_read((folder, &stored.name))?);
-            } else if same && look((self.partial.folder(), &file_name(&key)))? == Some(stored.seen) {
+            let in_place = look((folder, &stored.name))? == Some(stored.seen);
+            if in_place && same {
+                return Ok(Fate::Whole(stored.name.clone()));
+            }
+            if !in_place && same && look((self.partial.folder(), &file_name(&key)))? == Some(stored.seen) {
                 // It was whole and on disk, and its new name was lost.
                 return self.place_again(&key, (folder, entry), journal, stored);
+            }
+            let ours = match in_place {
+                true => Some((stored.name.clone(), stored.seen)),
+                false => former_in_place(folder, stored)?,
+            };
+            if let Some((name, seen)) = ours {
+                former = Some(open_read((folder, &name))?);
+                plan.ours.insert(index, (name, seen));
             }
         }
         if self.conflict == Conflict::Skip
@@ -159,7 +165,9 @@ impl Planner<'_> {
         journal: &mut Journal,
         stored: &StoredMemory,
     ) -> io::Result<Fate> {
-        let choice = self.inbox.choose((folder, &entry.name), self.conflict, None)?;
+        let ours = former_in_place(folder, stored)?;
+        let ours = ours.as_ref();
+        let choice = self.inbox.choose((folder, &entry.name), self.conflict, ours)?;
         if let Some(name) = choice.name() {
             journal.append(&[Record::Stored {
                 key: *key,
@@ -219,6 +227,16 @@ impl Planner<'_> {
         self.inbox.disk().set_len(&file, entry.size)?;
         Ok(Some(Part::new(index, *key, entry.size, file, false, claims)))
     }
+}
+
+/// The version before this one that is still where it was put.
+fn former_in_place(folder: BorrowedFd<'_>, stored: &StoredMemory) -> io::Result<Option<(String, Seen)>> {
+    for (name, seen) in stored.former.iter().rev() {
+        if look((folder, name))? == Some(*seen) {
+            return Ok(Some((name.clone(), *seen)));
+        }
+    }
+    Ok(None)
 }
 
 impl Plan {

@@ -19,7 +19,8 @@ use super::journal::{Journal, Memory, Record};
 use super::limit::Limit;
 use super::manifest::{Builder, Manifest, ManifestError};
 use super::messages::{
-    FORMAT, FromReceiver, FromSender, Offer, Outcome, RUNS_MAX, Refused, TransferId, VALUES_MAX,
+    AbortReason, FORMAT, FromReceiver, FromSender, ORIGIN_LEN, Offer, Outcome, RUNS_MAX, Refused, TransferId,
+    VALUES_MAX,
 };
 use super::partial::{Partial, TransferKey};
 use super::plan::{Plan, Planner};
@@ -30,8 +31,15 @@ use crate::app::flow::Outflow;
 use crate::app::framed::{self, FrameError};
 use crate::app::{Bulk, Event, Listener};
 
-/// How long a sender may take to tell its list, and to take the last message.
+/// How long a sender may take for the next page of its list, and to take the last message.
 const WORD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long it may take for the whole list: the longest, of some 20 MB, at 300 kbit/s. Longer, and a sender that drips keeps a place.
+const LIST_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// How long nothing at all may happen in a transfer. A dead connection shows itself earlier; this is for a sender that
+/// lives and does nothing, such as one whose disk hangs.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How long is waited for another attempt of the same transfer to put its files away.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
@@ -46,6 +54,7 @@ const NOTICES_MAX: usize = 1024;
 #[derive(Debug)]
 pub struct Incoming<O, I> {
     offer: Offer,
+    origin: [u8; ORIGIN_LEN],
     manifest: Manifest,
     send: O,
     recv: I,
@@ -62,6 +71,8 @@ pub struct Terms {
     pub limit: Option<Limit>,
     /// What else this program receives.
     pub running: Running,
+    /// How long nothing at all may happen: [`STALL_TIMEOUT`].
+    pub patience: Duration,
 }
 
 /// How a transfer ended for the receiver.
@@ -90,20 +101,23 @@ impl<O: Outflow, I: crate::app::flow::Inflow> Incoming<O, I> {
     /// Any of [`ReceiveError::Format`], [`ReceiveError::Manifest`], [`ReceiveError::Frame`], [`ReceiveError::Protocol`],
     /// [`ReceiveError::Stalled`].
     pub async fn read(mut send: O, mut recv: I) -> Result<Self, ReceiveError> {
-        let list = tokio::time::timeout(WORD_TIMEOUT, read_list(&mut recv)).await;
+        let list = tokio::time::timeout(LIST_TIMEOUT, read_list(&mut recv)).await;
         match list.map_err(|_| ReceiveError::Stalled).flatten() {
-            Ok((offer, manifest)) => Ok(Self {
+            Ok((offer, origin, manifest)) => Ok(Self {
                 offer,
+                origin,
                 manifest,
                 send,
                 recv,
             }),
             Err(error) => {
-                let why = match error {
-                    ReceiveError::Format(_) => Refused::Format,
-                    _ => Refused::Names,
+                let word = match error {
+                    ReceiveError::Format(_) => FromReceiver::Decline(Refused::Format),
+                    ReceiveError::Manifest(_) => FromReceiver::Decline(Refused::Names),
+                    ReceiveError::Stalled => FromReceiver::Abort(AbortReason::Stalled),
+                    _ => FromReceiver::Abort(AbortReason::Protocol),
                 };
-                last_word(&mut send, &FromReceiver::Decline(why)).await;
+                last_word(&mut send, &word).await;
                 Err(error)
             }
         }
@@ -131,11 +145,11 @@ impl<O: Outflow, I: crate::app::flow::Inflow> Incoming<O, I> {
         listener: Arc<dyn Listener>,
         stop: impl Future<Output = ()> + Send,
     ) -> Result<Received, ReceiveError> {
-        let turn = terms
-            .running
-            .enter(TransferKey::of(&terms.sender, &self.manifest));
+        let key = TransferKey::of(&terms.sender, &self.origin, &self.manifest);
+        let turn = terms.running.enter(key);
         let (notices, heard) = mpsc::channel(NOTICES_MAX);
-        let prepared = prepare(self.offer.transfer, inbox, self.manifest, terms, notices).await;
+        let transfer = self.offer.transfer;
+        let prepared = prepare((transfer, key), inbox, self.manifest, terms, notices).await;
         let (desk, plan) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -166,13 +180,12 @@ impl<O: Outflow, I: crate::app::flow::Inflow> Incoming<O, I> {
 
 /// Look for what is there and make the folders.
 async fn prepare(
-    transfer: TransferId,
+    (transfer, key): (TransferId, TransferKey),
     inbox: Arc<Inbox>,
     manifest: Manifest,
     terms: Terms,
     notices: mpsc::Sender<Notice>,
 ) -> io::Result<(Desk, Plan)> {
-    let key = TransferKey::of(&terms.sender, &manifest);
     let give_up = Instant::now() + LOCK_PATIENCE;
     let (partial, journal, memory) = loop {
         let within = Arc::clone(&inbox);
@@ -247,20 +260,26 @@ fn plan(
         notices,
         limit: terms.limit,
         heard: AtomicU64::new(0),
+        patience: terms.patience,
     };
     Ok((desk, plan))
 }
 
-async fn read_list(recv: &mut impl crate::app::flow::Inflow) -> Result<(Offer, Manifest), ReceiveError> {
-    let FromSender::Offer(offer) = framed::expect(recv).await? else {
+async fn read_list(
+    recv: &mut impl crate::app::flow::Inflow,
+) -> Result<(Offer, [u8; ORIGIN_LEN], Manifest), ReceiveError> {
+    let FromSender::Offer(offer) = next_word(recv).await? else {
         return Err(ReceiveError::Protocol("the first message is not an offer"));
     };
     if offer.format != FORMAT {
         return Err(ReceiveError::Format(offer.format));
     }
+    let FromSender::Origin(origin) = next_word(recv).await? else {
+        return Err(ReceiveError::Protocol("the second message is not the origin"));
+    };
     let mut builder = Builder::default();
     loop {
-        let FromSender::Entries { entries, last } = framed::expect(recv).await? else {
+        let FromSender::Entries { entries, last } = next_word(recv).await? else {
             return Err(ReceiveError::Protocol("the list of entries breaks off"));
         };
         if entries.is_empty() && !last {
@@ -272,9 +291,14 @@ async fn read_list(recv: &mut impl crate::app::flow::Inflow) -> Result<(Offer, M
         if last {
             let manifest = builder.finish()?;
             manifest.matches(&offer)?;
-            return Ok((offer, manifest));
+            return Ok((offer, origin, manifest));
         }
     }
+}
+
+async fn next_word(recv: &mut impl crate::app::flow::Inflow) -> Result<FromSender, ReceiveError> {
+    let word = tokio::time::timeout(WORD_TIMEOUT, framed::expect(recv)).await;
+    Ok(word.map_err(|_| ReceiveError::Stalled)??)
 }
 
 async fn say_plan(send: &mut impl Outflow, plan: &Plan) -> Result<(), FrameError> {

@@ -31,10 +31,6 @@ use crate::session::StreamError;
 /// still wait to be turned away.
 const STREAMS_READ_MAX: usize = STREAMS_MAX * 2;
 
-/// How long nothing at all may happen in a transfer. A dead connection shows itself earlier; this is for a sender that
-/// lives and does nothing, such as one whose disk hangs.
-const STALL_TIMEOUT: Duration = Duration::from_secs(120);
-
 /// How often the sender hears how far it is: often enough for a bar that moves smoothly.
 const PROGRESS_EVERY: Duration = Duration::from_millis(150);
 
@@ -61,6 +57,8 @@ pub(super) struct Receiving<O> {
     wrong: HashMap<u32, usize>,
     /// Verdicts that the sender does not know yet.
     results: Vec<(u32, Outcome)>,
+    /// Those of files that were not asked for, and of links: told at the end.
+    late: Vec<(u32, Outcome)>,
     parts: Vec<Arc<Part>>,
     /// Bytes of all files that are wanted or there.
     total: u64,
@@ -113,6 +111,7 @@ impl<O: Outflow> Receiving<O> {
             told: HashMap::new(),
             wrong: HashMap::new(),
             results: Vec::new(),
+            late: plan.others.clone(),
             parts: plan.parts,
             total: plan.bytes,
             resumed: plan.resumed,
@@ -139,6 +138,10 @@ impl<O: Outflow> Receiving<O> {
         let mut keeper = tokio::task::spawn_blocking(move || keeper::run(&keeping));
         let checking = (Arc::clone(&self.desk), std::mem::take(&mut self.parts));
         tokio::task::spawn_blocking(move || check(&checking.0, &checking.1));
+        for (index, outcome) in &self.others {
+            let (path, outcome) = (self.desk.manifest.joined(*index), *outcome);
+            self.listener.on(Event::File { path, outcome });
+        }
         let (mut words, ears) = listen(recv);
         let ended = self.run_to_end(bulk, &mut words, &mut notices, stop).await;
         drop(closing);
@@ -177,7 +180,7 @@ impl<O: Outflow> Receiving<O> {
                     notice = notices.recv() => Step::Notice(notice),
                 }
             };
-            match tokio::time::timeout(STALL_TIMEOUT, step).await {
+            match tokio::time::timeout(self.desk.patience, step).await {
                 Ok(Step::Stream(Ok(stream))) => {
                     streams.spawn(receive_stream(Arc::clone(&self.desk), stream));
                 }
@@ -186,9 +189,9 @@ impl<O: Outflow> Receiving<O> {
                         return Ok(());
                     }
                 }
-                // A slow file is not a stalled one.
+                // A slow file is not a stalled one, and a slow disk of this side is no fault of the sender.
                 Err(_) => match self.desk.heard.load(Ordering::Relaxed) {
-                    now if now == heard => return Err(Stop::Stalled),
+                    now if now == heard && !self.desk.queue.is_busy() => return Err(Stop::Stalled),
                     now => heard = now,
                 },
             }
@@ -235,9 +238,12 @@ impl<O: Outflow> Receiving<O> {
             }
             FromSender::FileFailed { index, .. } => {
                 if self.desk.resolve(index) {
+                    // What arrived of it is in the journal; nothing more comes in this attempt.
+                    lock(&self.desk.parts).remove(&index);
                     self.verdict(index, Outcome::Incomplete);
                 }
             }
+            FromSender::Comparing => {}
             FromSender::End if self.open == 0 => {
                 self.tell_results().await.map_err(Stop::Lost)?;
                 return Ok(true);
@@ -407,14 +413,20 @@ impl<O: Outflow> Receiving<O> {
         for index in failed.await.flatten()? {
             let outcome = Outcome::Unwritable;
             self.others.push((index, outcome));
+            self.late.push((index, outcome));
             let path = self.desk.manifest.joined(index);
             self.listener.on(Event::File { path, outcome });
         }
         Ok(())
     }
 
-    /// The last word. When the sender has thanked for it, nothing needs to be kept for another attempt.
+    /// What became of links and of what was not asked for, and the last word. When the sender has thanked for it, nothing needs
+    /// to be kept for another attempt.
     async fn sum_up(&mut self, mut words: Words) {
+        self.late.sort_unstable_by_key(|(index, _)| *index);
+        self.results.append(&mut self.late);
+        // If it fails, so does the summary.
+        let _ = self.tell_results().await;
         let (stored, bytes) = (self.stored, self.bytes);
         let summary = FromReceiver::Summary { stored, bytes };
         let said = framed::write(&mut self.send, &summary).await;
@@ -440,7 +452,7 @@ impl<O: Outflow> Receiving<O> {
                 (AbortReason::DiskFull, ReceiveError::DiskFull { stored, left })
             }
             Stop::Disk(error) => (AbortReason::Disk, ReceiveError::Inbox(error)),
-            Stop::Stalled => (AbortReason::Stopped, ReceiveError::Stalled),
+            Stop::Stalled => (AbortReason::Stalled, ReceiveError::Stalled),
             Stop::Told => (AbortReason::Stopped, ReceiveError::Stopped { stored, left }),
             Stop::Replaced => (AbortReason::Replaced, ReceiveError::Replaced),
             Stop::Protocol(why) => (AbortReason::Protocol, ReceiveError::Protocol(why)),
@@ -512,7 +524,10 @@ fn listen(mut recv: impl Inflow) -> (Words, JoinSet<()>) {
 fn check(desk: &Desk, parts: &[Arc<Part>]) {
     for part in parts {
         let index = part.index;
-        let (chunks, bytes) = part.check(|| !desk.queue.is_closed());
+        let (chunks, bytes) = part.check(|| {
+            desk.heard.fetch_add(1, Ordering::Relaxed);
+            !desk.queue.is_closed()
+        });
         if !chunks.is_empty() && !desk.tell(Notice::Missing { index, chunks, bytes }) {
             return;
         }

@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::manifest::{Builder, Manifest, ManifestError, Renamed};
-use super::messages::{Entry, Kind};
+use super::messages::{Entry, Kind, ORIGIN_LEN};
 use super::names::safe_name;
 use crate::untrusted::Untrusted;
 
@@ -30,6 +30,8 @@ pub struct Sources {
     pub skipped_count: usize,
     /// How much of that was left out because it could not be read.
     pub unreadable: usize,
+    /// Stands for where on this disk it lies.
+    pub(super) origin: [u8; ORIGIN_LEN],
     places: Places,
 }
 
@@ -91,8 +93,24 @@ pub fn scan(paths: &[PathBuf]) -> Result<Sources, ScanError> {
         skipped: walk.skipped,
         skipped_count: walk.skipped_count,
         unreadable: walk.unreadable,
+        origin: origin(paths),
         places: walk.places,
     })
+}
+
+/// The same for the same places, however they are written.
+fn origin(paths: &[PathBuf]) -> [u8; ORIGIN_LEN] {
+    let mut hasher = blake3::Hasher::new_derive_key("knothole 1 origin");
+    for path in paths {
+        // A link that leads nowhere has no other path than its own.
+        let place = fs::canonicalize(path).or_else(|_| std::path::absolute(path));
+        let place = place.unwrap_or_else(|_| path.clone());
+        hasher.update(place.as_os_str().as_encoded_bytes());
+        hasher.update(&[0]);
+    }
+    let mut origin = [0; ORIGIN_LEN];
+    hasher.finalize_xof().fill(&mut origin);
+    origin
 }
 
 /// A number that is another one whenever a file may have changed: the kernel moves the time of change on every write, on

@@ -97,6 +97,8 @@ pub async fn send<B: Bulk>(
         total: bytes,
         others: Vec::new(),
         stored: answer.files,
+        wanted: answer.wanted,
+        last_late: None,
     };
     let pump = Pump {
         bulk: bulk.clone(),
@@ -117,8 +119,8 @@ pub async fn send<B: Bulk>(
     };
     run_both(work, verdicts.run(&mut recv)).await?;
     let hash = speaker.hash.filter(|_| sources.manifest.files() == 1);
+    let bytes = farewell(&mut send, &mut recv, &mut verdicts).await?;
     let (stored, others) = (verdicts.stored, verdicts.others);
-    let bytes = farewell(&mut send, &mut recv, stored).await?;
     Ok(Sent {
         stored,
         bytes,
@@ -164,6 +166,7 @@ async fn announce(
     transfer: TransferId,
 ) -> Result<(), FrameError> {
     framed::write(send, &FromSender::Offer(sources.manifest.offer(transfer))).await?;
+    framed::write(send, &FromSender::Origin(sources.origin)).await?;
     let mut entries = sources.manifest.entries();
     loop {
         let page = page_of(entries);
@@ -330,6 +333,7 @@ impl<B: Bulk> Pump<B> {
                         self.say(FromSender::FileDone { index, hash, chunks }).await?;
                     }
                     Read::Failed(index, why) => self.say(FromSender::FileFailed { index, why }).await?,
+                    Read::Comparing => self.say(FromSender::Comparing).await?,
                 }
             }
         }
@@ -396,6 +400,10 @@ struct Verdicts<'a> {
     total: u64,
     others: Vec<(u32, Outcome)>,
     stored: u32,
+    /// What the receiver asked for, in order.
+    wanted: Vec<Run>,
+    /// The last entry of which something was told at the end.
+    last_late: Option<u32>,
 }
 
 impl Verdicts<'_> {
@@ -432,28 +440,66 @@ impl Verdicts<'_> {
         if outcome == Outcome::Stored {
             self.stored += 1;
         } else {
-            self.others.push((index, outcome));
-            let path = self.sources.manifest.joined(index);
-            self.listener.on(Event::File { path, outcome });
+            self.miss(index, outcome);
         }
         Ok(())
     }
+
+    /// What is told at the end: a link could not be made, or a file was not asked for because another one has its name there.
+    fn late(&mut self, index: u32, outcome: Outcome) -> Result<(), SendError> {
+        let entry = self.sources.manifest.entry(index);
+        let lawful = match entry.map(|entry| &entry.kind) {
+            Some(Kind::Link { .. }) => outcome != Outcome::Stored,
+            Some(Kind::File) => outcome == Outcome::Kept && !self.is_wanted(index),
+            _ => false,
+        };
+        // Each once: in the order of the list.
+        if !lawful || self.last_late.is_some_and(|last| index <= last) {
+            return Err(SendError::Protocol);
+        }
+        self.last_late = Some(index);
+        self.miss(index, outcome);
+        Ok(())
+    }
+
+    fn is_wanted(&self, index: u32) -> bool {
+        let behind = self.wanted.partition_point(|run| run.first <= index);
+        let run = behind.checked_sub(1).and_then(|at| self.wanted.get(at));
+        run.is_some_and(|run| index - run.first < run.count)
+    }
+
+    /// It is not in its place.
+    fn miss(&mut self, index: u32, outcome: Outcome) {
+        self.others.push((index, outcome));
+        let path = self.sources.manifest.joined(index);
+        self.listener.on(Event::File { path, outcome });
+    }
 }
 
-/// Say that it is the end, hear the summary, and thank for it. Returns the bytes that are in place.
-async fn farewell(send: &mut impl Outflow, recv: &mut impl Inflow, stored: u32) -> Result<u64, SendError> {
+/// Say that it is the end, hear what is still to be told and the summary, and thank for it. Returns the bytes that are in place.
+async fn farewell(
+    send: &mut impl Outflow,
+    recv: &mut impl Inflow,
+    verdicts: &mut Verdicts<'_>,
+) -> Result<u64, SendError> {
     framed::write(send, &FromSender::End).await?;
+    let stored = verdicts.stored;
     let summary = async {
         loop {
             match framed::expect(recv).await {
                 Ok(FromReceiver::Progress { .. }) => {}
-                other => return other,
+                Ok(FromReceiver::Results(results)) => {
+                    for (index, outcome) in results {
+                        verdicts.late(index, outcome)?;
+                    }
+                }
+                other => return other.map_err(|error| SendError::Interrupted { error, stored }),
             }
         }
     };
     let summary = tokio::time::timeout(SUMMARY_TIMEOUT, summary).await;
-    let summary = summary.unwrap_or(Err(FrameError::Ended));
-    let bytes = match summary.map_err(|error| SendError::Interrupted { error, stored })? {
+    let error = FrameError::Ended;
+    let bytes = match summary.unwrap_or(Err(SendError::Interrupted { error, stored }))? {
         FromReceiver::Summary { stored: told, bytes } if told == stored => bytes,
         FromReceiver::Abort(why) => return Err(SendError::Aborted { why, stored }),
         _ => return Err(SendError::Protocol),
@@ -549,6 +595,7 @@ fn abort_sentence(why: AbortReason) -> &'static str {
         AbortReason::Disk => "its disk does not take what is written",
         AbortReason::Stopped => "its person stopped it",
         AbortReason::Replaced => "it was begun anew from this machine",
+        AbortReason::Stalled => "it heard nothing from this side for too long",
         AbortReason::Protocol => "it says that this side does not keep to the protocol",
     }
 }

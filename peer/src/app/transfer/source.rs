@@ -9,6 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use knothole_proto::aligned::Aligned;
@@ -31,6 +32,14 @@ const BUFFER_LEN: usize = PIECE_LEN_MAX as usize;
 /// Buffers that are kept for use again. What is in flight holds more for a while on long paths; those are given back to
 /// the system.
 const POOLED_MAX: usize = 64;
+
+/// How often the receiver hears that chunks are compared. It gives up after two minutes without any word; less often, and a slow
+/// disk comes near that. Tests have few chunks.
+const COMPARING_EVERY: Duration = if cfg!(test) {
+    Duration::ZERO
+} else {
+    Duration::from_secs(10)
+};
 
 /// Something to read.
 #[derive(Debug)]
@@ -55,6 +64,8 @@ pub(super) enum Read {
     Done(u32, Value, u32),
     /// A file cannot be sent whole.
     Failed(u32, SourceTrouble),
+    /// What the receiver has is the same here, as far as it was compared.
+    Comparing,
 }
 
 /// Where reading threads put what they read.
@@ -66,6 +77,8 @@ pub(super) struct Reader<'a> {
     packed: Vec<u8>,
     /// Does nobody want this file any more?
     is_over: &'a (dyn Fn(u32) -> bool + Sync),
+    /// When something was said last.
+    said: Instant,
 }
 
 /// Why reading a file ended early.
@@ -100,6 +113,7 @@ pub(super) fn read(
         pool,
         packed: Vec::new(),
         is_over,
+        said: Instant::now(),
     };
     let (files, job) = match job {
         Job::Small(files) => (files, None),
@@ -171,6 +185,10 @@ impl Reader<'_> {
             let value = self.chunk(index, &file, &entry, *chunk, Some(claimed))?;
             sent += u32::from(value != *claimed);
             set(&mut values, *chunk, value);
+            // Nothing goes out for chunks that are the same, and a receiver that hears nothing gives up.
+            if self.said.elapsed() >= COMPARING_EVERY {
+                self.say(Read::Comparing)?;
+            }
         }
         self.check_unchanged(&file, &entry)?;
         let hash = geometry
@@ -323,7 +341,8 @@ impl Reader<'_> {
         self.say(Read::Wire(packed.into()))
     }
 
-    fn say(&self, read: Read) -> Result<(), Trouble> {
+    fn say(&mut self, read: Read) -> Result<(), Trouble> {
+        self.said = Instant::now();
         self.out.blocking_send(read).map_err(|_| Trouble::Deaf)
     }
 }

@@ -54,17 +54,22 @@ struct Liar {
 
 impl Liar {
     async fn offering(place: &Place, offer: Offer, entries: Vec<Entry>) -> Self {
+        let mut liar = Self::to(place, terms(Conflict::Rename));
+        liar.say(FromSender::Offer(offer)).await;
+        liar.say(FromSender::Origin([1; 16])).await;
+        liar.say(FromSender::Entries { entries, last: true }).await;
+        liar
+    }
+
+    /// One that has said nothing yet.
+    fn to(place: &Place, terms: Terms) -> Self {
         let (_, [(bulk, control), far]) = memory::connection(i64::MAX);
-        let inbox = place.open();
-        let receiving = tokio::spawn(receive_over(far, inbox, terms(Conflict::Rename), Arc::default()));
-        let mut liar = Self {
+        let receiving = tokio::spawn(receive_over(far, place.open(), terms, Arc::default()));
+        Self {
             bulk,
             control,
             receiving,
-        };
-        liar.say(FromSender::Offer(offer)).await;
-        liar.say(FromSender::Entries { entries, last: true }).await;
-        liar
+        }
     }
 
     /// One file of this size, which was accepted.
@@ -294,6 +299,44 @@ async fn the_receiver_ends_its_stream_when_it_was_thanked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_sender_that_compares_is_waited_for_and_one_that_says_nothing_is_not() {
+    let place = Place::new();
+    let patience = Duration::from_secs(2);
+    let terms = Terms {
+        patience,
+        ..terms(Conflict::Rename)
+    };
+    let mut liar = Liar::to(&place, terms);
+    liar.say(FromSender::Offer(offer_of(&[file(5)]))).await;
+    liar.say(FromSender::Origin([1; 16])).await;
+    let entries = vec![file(5)];
+    liar.say(FromSender::Entries { entries, last: true }).await;
+    assert!(matches!(liar.hear().await, FromReceiver::Plan { .. }));
+    assert!(matches!(liar.hear().await, FromReceiver::Wanted { .. }));
+    for _ in 0..6 {
+        tokio::time::sleep(patience / 3).await;
+        liar.say(FromSender::Comparing).await;
+    }
+    assert!(!liar.receiving.is_finished());
+    let word = tokio::time::timeout(10 * patience, liar.hear()).await;
+    assert_eq!(word, Ok(FromReceiver::Abort(AbortReason::Stalled)));
+    assert!(matches!(
+        liar.receiving.await.unwrap(),
+        Err(ReceiveError::Stalled)
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_breaks_off_is_no_matter_of_names() {
+    let place = Place::new();
+    let mut liar = Liar::to(&place, terms(Conflict::Rename));
+    liar.say(FromSender::Offer(offer_of(&[file(5)]))).await;
+    liar.say(FromSender::Origin([1; 16])).await;
+    liar.say(FromSender::End).await;
+    assert_eq!(liar.hear().await, FromReceiver::Abort(AbortReason::Protocol));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_chunk_of_a_large_file_comes_once() {
     let place = Place::new();
     let mut liar = Liar::with_file(&place, 3 * MIB).await;
@@ -386,7 +429,7 @@ async fn another_version_of_the_format_is_declined_with_that_reason() {
     let mut liar = Liar::offering(&place, offer, vec![file(5)]).await;
     assert_eq!(liar.hear().await, FromReceiver::Decline(Refused::Format));
     let received = liar.receiving.await.unwrap();
-    assert!(matches!(received, Err(ReceiveError::Format(3))), "{received:?}");
+    assert!(matches!(received, Err(ReceiveError::Format(4))), "{received:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -141,6 +141,7 @@ fn terms(conflict: Conflict) -> Terms {
         conflict,
         limit: None,
         running: Running::default(),
+        patience: STALL_TIMEOUT,
     }
 }
 

@@ -153,6 +153,135 @@ async fn of_a_file_that_was_in_place_and_changed_only_what_changed_is_sent() {
     assert_eq!(place.received(), ["a", "b"], "the former version is gone");
 }
 
+/// A disk whose program is killed when a file is about to replace another.
+#[derive(Default)]
+struct KilledBeforeReplacing(std::sync::atomic::AtomicBool);
+
+impl Fate for KilledBeforeReplacing {
+    fn decide(&self, act: &Act<'_>) -> io::Result<bool> {
+        if matches!(act, Act::Rename(_, true)) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+        match self.0.load(Ordering::SeqCst) {
+            true => Err(io::Error::other("killed")),
+            false => Ok(true),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_version_that_was_about_to_replace_the_former_one_does_so_in_the_next_attempt() {
+    let place = Place::new();
+    fs::write(place.out("a"), "the former version").unwrap();
+    fs::write(place.out("b"), noise(40 * MIB)).unwrap();
+    until_in_place(&place, "a", &["a", "b"], 3 * MIB).await;
+    // Twice: the version that did not come to its place changes once more.
+    for version in ["the second version.", "the third version.."] {
+        fs::write(place.out("a"), version).unwrap();
+        let sources = Arc::new(scan(&[place.out("a"), place.out("b")]).unwrap());
+        let (_, [near, far]) = memory::connection(i64::MAX);
+        let fate = Some(Arc::new(KilledBeforeReplacing::default()) as Arc<_>);
+        let inbox = place.open().with_disk(Disk { fate });
+        let (sent, received) = tokio::join!(
+            send_over(near, sources, Arc::default()),
+            receive_over(far, inbox, terms(Conflict::Rename), Arc::default()),
+        );
+        assert!(sent.is_err() && received.is_err(), "{sent:?} {received:?}");
+        assert_eq!(
+            fs::read_to_string(place.inbox("a")).unwrap(),
+            "the former version"
+        );
+    }
+    undisturbed(&place, &["a", "b"]).await;
+    assert_eq!(
+        fs::read_to_string(place.inbox("a")).unwrap(),
+        "the third version.."
+    );
+    assert_eq!(place.received(), ["a", "b"], "the former version is gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_the_same_names_from_elsewhere_replace_nothing() {
+    let place = Place::new();
+    for (card, content) in [("one", "from the first card"), ("two", "from the second one")] {
+        fs::create_dir_all(place.out(card).join("photos")).unwrap();
+        fs::write(place.out(card).join("photos/1"), content).unwrap();
+    }
+    fs::write(place.out("one/photos/2"), noise(40 * MIB)).unwrap();
+    let first = place.inbox("photos/1");
+    broken(&place, &["one/photos"], 3 * MIB, |_| first.exists()).await;
+    undisturbed(&place, &["two/photos"]).await;
+    assert_eq!(fs::read_to_string(&first).unwrap(), "from the first card");
+    let second = place.inbox("photos (1)/1");
+    assert_eq!(fs::read_to_string(second).unwrap(), "from the second one");
+    // However the place is written, it is the same.
+    undisturbed(&place, &["two/../one/photos"]).await;
+    assert!(tree(&place.inbox("photos")) == tree(&place.out("one/photos")));
+    assert_eq!(place.received(), ["photos", "photos (1)"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_number_of_large_files_is_gone_on_with() {
+    const FILES: usize = 66;
+    let place = Place::new();
+    fs::create_dir(place.out("d")).unwrap();
+    for n in 0..FILES {
+        fs::write(place.out(&format!("d/{n:02}")), noise(MIB + 1)).unwrap();
+    }
+    fs::write(place.out("d/last"), noise(16 * MIB)).unwrap();
+    let inbox = place.inbox("d");
+    let there = |_: &Ears| inbox.is_dir() && names(&inbox).len() == FILES;
+    broken(&place, &["d"], (FILES + 10) * MIB, there).await;
+    // To the receiver they are other files now, all of them, and before any of them comes a new one.
+    for n in 0..FILES {
+        let file = fs::File::options()
+            .write(true)
+            .open(place.out(&format!("d/{n:02}")));
+        let yesterday = std::time::SystemTime::now() - Duration::from_secs(86_400);
+        file.unwrap().set_modified(yesterday).unwrap();
+    }
+    fs::write(place.out("d/0"), noise(2 * MIB)).unwrap();
+    let (sent, ..) = undisturbed(&place, &["d"]).await;
+    assert_eq!((sent.stored as usize, sent.others.len()), (FILES + 2, 0));
+    assert!(sent.resumed >= (FILES * MIB) as u64, "{sent:?}");
+    assert!(tree(&place.inbox("d")) == tree(&place.out("d")));
+}
+
+/// A disk without links.
+struct Linkless;
+
+impl Fate for Linkless {
+    fn decide(&self, act: &Act<'_>) -> io::Result<bool> {
+        match act {
+            Act::Link(..) => Err(io::ErrorKind::Unsupported.into()),
+            _ => Ok(true),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_cannot_be_made_is_told_to_both_sides() {
+    let place = Place::new();
+    fs::create_dir(place.out("d")).unwrap();
+    fs::write(place.out("d/file"), "content").unwrap();
+    for name in ["one", "two"] {
+        std::os::unix::fs::symlink("file", place.out("d").join(name)).unwrap();
+    }
+    let sources = Arc::new(scan(&[place.out("d")]).unwrap());
+    let (_, [near, far]) = memory::connection(i64::MAX);
+    let fate = Some(Arc::new(Linkless) as Arc<_>);
+    let inbox = place.open().with_disk(Disk { fate });
+    let (sent, received) = tokio::join!(
+        send_over(near, sources, Arc::default()),
+        receive_over(far, inbox, terms(Conflict::Rename), Arc::default()),
+    );
+    let (sent, received) = (sent.unwrap(), received.unwrap());
+    assert_eq!((sent.stored, received.stored), (1, 1));
+    assert_eq!(sent.others, received.others);
+    let outcomes: Vec<_> = sent.others.iter().map(|(_, outcome)| *outcome).collect();
+    assert_eq!(outcomes, [Outcome::Unwritable; 2]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_somebody_touched_meanwhile_stays_and_the_new_one_gets_a_number() {
     let place = Place::new();
@@ -208,6 +337,9 @@ async fn whoever_begins_anew_takes_the_turn_of_the_attempt_that_hangs() {
     let hanging = tokio::spawn(receive_over(far, place.open(), terms(), Arc::default()));
     let offer = sources.manifest.offer(TransferId(1));
     framed::write(&mut control.0, &FromSender::Offer(offer))
+        .await
+        .unwrap();
+    framed::write(&mut control.0, &FromSender::Origin(sources.origin))
         .await
         .unwrap();
     let entries = sources.manifest.entries().to_vec();
@@ -326,6 +458,9 @@ async fn the_last_chunk_of_a_tebibyte_is_sent_kept_and_known_again() {
         let (bulk, mut control) = near;
         let offer = sources.manifest.offer(TransferId(7));
         framed::write(&mut control.0, &FromSender::Offer(offer))
+            .await
+            .unwrap();
+        framed::write(&mut control.0, &FromSender::Origin(sources.origin))
             .await
             .unwrap();
         let entries = sources.manifest.entries().to_vec();

@@ -119,6 +119,7 @@ async fn nothing_is_overwritten_unless_asked_for() {
     let (sent, received) = (sent.unwrap(), received.unwrap());
     assert_eq!((sent.stored, received.stored), (0, 0));
     assert_eq!(received.others, [(1, Outcome::Kept), (3, Outcome::Kept)]);
+    assert_eq!(sent.others, received.others, "the sender knows it too");
     assert_eq!((read("d/f"), read("a.txt")), ("old".to_owned(), "old".to_owned()));
     assert_eq!(link("d/l"), Path::new("elsewhere"));
     let (sent, _) = place.both(&paths, Conflict::Overwrite).await;
