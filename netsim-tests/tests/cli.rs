@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::{World, done_of, event_of, fails, noise, stderr, stdout};
+use support::{World, done_of, event_of, fails, noise, stderr, stdout, wait_until};
 
 #[test]
 fn a_script_learns_which_argument_is_wrong() {
@@ -531,6 +531,30 @@ fn waiting_ends_with_the_timeout_and_with_ctrl_c() {
     let mut shows = nas.spawn(&["pair", "--timeout", "1500ms", "--json"]);
     shows.wait_for("code");
     assert_eq!(shows.finish(), 8);
+}
+
+#[test]
+fn ctrl_c_ends_a_command_that_reads_stdin_and_leaves_no_file() {
+    let world = World::start();
+    let (desk, _nas) = world.pair();
+    let scratch = world.path("scratch");
+    fs::create_dir(&scratch).unwrap();
+    let left = || fs::read_dir(&scratch).unwrap().count();
+    let mut sends = desk.spawn_at_open_pipe(&["send", "-", "--to", "nas", "--json"], &scratch);
+    wait_until("it keeps what comes", || left() == 1);
+    sends.interrupt();
+    assert_eq!(sends.finish(), 130, "{}", sends.talk());
+    assert_eq!(left(), 0);
+    for args in [
+        ["recv", "-", "--yes", "--json"],
+        ["pair", "-", "--as", "other"],
+        ["ping", "nas", "--server", "-"],
+    ] {
+        let mut reads = desk.spawn_at_open_pipe(&args, &scratch);
+        wait_until("it hears Ctrl-C", || reads.hears_ctrl_c());
+        reads.interrupt();
+        assert_eq!(reads.finish(), 130, "{args:?}: {}", reads.talk());
+    }
 }
 
 #[test]

@@ -9,8 +9,12 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use knothole::app::transfer::SERVICE;
+use knothole::{
+    AddressBook, ConnectOptions, Contact, Home, Identity, Node, NodeConfig, PairSecret, PathPolicy, PeerId,
+};
 use serde_json::Value;
 use support::{Running, World, done_of, fails, noise, stderr, stdout};
 
@@ -266,6 +270,110 @@ fn of_several_receivers_each_is_told_apart_until_the_last_has_ended() {
         "{}",
         stdout(&again)
     );
+}
+
+#[test]
+fn more_receivers_than_the_server_lets_in_at_once_all_get_their_turn() {
+    /// The server lets in ten at once, and then five a second.
+    const MACHINES: u8 = 20;
+    let world = World::start();
+    let (desk, _nas) = world.pair();
+    let names: Vec<_> = (0..MACHINES).map(|number| format!("m{number}")).collect();
+    let strangers = (0..MACHINES).zip(&names).map(|(number, name)| Contact {
+        petname: name.parse().unwrap(),
+        id: PeerId::from_bytes([number; 32]),
+        secret: PairSecret::from_bytes([number; 32]),
+        name: None,
+        added: SystemTime::now(),
+    });
+    let book = Home::at(desk.home()).book();
+    AddressBook::update(&book, |book| {
+        strangers
+            .map(|contact| book.add(contact))
+            .collect::<Result<Vec<_>, _>>()
+    })
+    .unwrap();
+    let file = world.file("f", b"x");
+    let sent = desk.run(&["send", &file, "--to", &names.join(","), "--json"]);
+    // None of them was ever there, which the server says to each.
+    fails(&sent, 5, &["20 of 20 machines"]);
+    let text = stdout(&sent);
+    let events = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let failed: Vec<_> = events.filter(|event| event["event"] == "failed").collect();
+    assert_eq!(failed.len(), usize::from(MACHINES));
+    for event in failed {
+        assert_eq!(event["code"], 5, "{event}");
+    }
+}
+
+#[test]
+fn recv_takes_one_transfer_and_whoever_else_sends_is_told_that_it_is_busy() {
+    let world = World::start();
+    let (desk, nas) = world.pair();
+    let lap = world.machine("lap");
+    world.introduce(&lap, "lap", &nas, "nas");
+    let out = world.path("out");
+    let mut waits = nas.spawn(&["recv", "-o", &out, "--yes", "--limit", "1MB/s", "--json"]);
+    waits.wait_for("registered");
+    let (long, short) = (world.file("long", &noise(8_000_000)), world.file("short", b"x"));
+    let mut sends = desk.spawn(&["send", &long, "--to", "nas", "--json"]);
+    sends.wait_for("accepted");
+    fails(
+        &lap.run(&["send", &short, "--to", "nas"]),
+        9,
+        &["declined", "busy"],
+    );
+    assert_eq!((sends.finish(), waits.finish()), (0, 0), "{}", waits.talk());
+    assert!(fs::read(world.path("out/long")).unwrap() == noise(8_000_000));
+    assert!(!fs::exists(world.path("out/short")).unwrap());
+    assert!(waits.talk().contains("from lap: declined"), "{}", waits.talk());
+}
+
+#[test]
+fn an_offer_that_breaks_off_before_anything_is_accepted_does_not_end_recv() {
+    let world = World::start();
+    let (desk, nas) = world.pair();
+    let lap = world.machine("lap");
+    world.introduce(&lap, "lap", &nas, "nas");
+    let out = world.path("out");
+    let mut waits = nas.spawn(&["recv", "-o", &out, "--yes", "--json"]);
+    waits.wait_for("registered");
+    offer_nothing(&lap, &world.url, "nas");
+    waits.wait_until_said("from lap: ");
+    let file = world.file("f", b"x");
+    let sent = desk.run(&["send", &file, "--to", "nas"]);
+    assert_eq!(sent.status.code(), Some(0), "{}", stderr(&sent));
+    assert_eq!(waits.finish(), 0, "{}", waits.talk());
+    assert_eq!(fs::read(world.path("out/f")).unwrap(), b"x");
+}
+
+/// Begin a transfer with the identity of this machine, say nothing, and wait until the other side has had enough of it.
+fn offer_nothing(machine: &support::Machine, url: &str, to: &str) {
+    /// Most that is read of the answer, in bytes: one message.
+    const ANSWER_MAX: usize = 1024;
+    let home = Home::at(machine.home());
+    let book = AddressBook::load(&home.book()).unwrap();
+    let peer = book.resolve(to).unwrap().id;
+    let identity = Identity::load(&home.identity()).unwrap();
+    let mut config = NodeConfig::new(identity, url.parse().unwrap());
+    config.peers = book.to_peers();
+    config.accepting = false;
+    config.allow_loopback = true;
+    let options = ConnectOptions {
+        policy: PathPolicy::Auto,
+        timeout: Duration::from_secs(60),
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let node = Node::start(config).await.unwrap();
+        let connection = node.connect(peer, options).await.unwrap();
+        let (mut send, mut recv) = connection.open(SERVICE).await.unwrap();
+        send.finish().unwrap();
+        recv.read_to_end(ANSWER_MAX).await.unwrap();
+        node.shutdown().await;
+    });
 }
 
 #[test]

@@ -148,6 +148,13 @@ impl Machine {
         Running::start(self.command(args).stdin(Stdio::null()), self.log(), None)
     }
 
+    /// Start a command whose stdin is a pipe that nobody closes, with this folder for temporary files.
+    pub(crate) fn spawn_at_open_pipe(&self, args: &[&str], scratch: &str) -> Running {
+        let mut command = self.command(args);
+        command.stdin(Stdio::piped()).env("TMPDIR", scratch);
+        Running::start(&mut command, self.log(), None)
+    }
+
     /// Start `up`, and wait until it is registered.
     pub(crate) fn up(&self, args: &[&str]) -> Running {
         let mut up = self.spawn(&[&["up", "--json"], args].concat());
@@ -334,6 +341,14 @@ impl Running {
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 
+    /// Does it listen for Ctrl-C by now, or would that end it at once?
+    pub(crate) fn hears_ctrl_c(&self) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = u64::from_str_radix(caught.unwrap().trim(), 16).unwrap();
+        (caught >> (Signal::INT.as_raw() - 1)) & 1 == 1
+    }
+
     fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
@@ -415,6 +430,16 @@ pub(crate) fn fails(output: &Output, code: i32, words: &[&str]) {
     }
     assert!(text.contains("try: "), "nothing to try in: {text}");
     assert!(!text.contains("panicked"), "{text}");
+}
+
+/// Wait until this is so.
+#[track_caller]
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not yet so: {what}");
+        pause(Duration::from_millis(20));
+    }
 }
 
 #[allow(clippy::disallowed_methods)] // a thread of a test, which no task shares

@@ -31,7 +31,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// second. Longer keeps those waiting whose machine is off.
 const ABSENCE_PATIENCE: Duration = Duration::from_secs(8);
 
-/// How long between two questions after it. The server answers five a second.
+/// How long between two questions after it, or after one that came too fast. The server answers five a second.
 const ABSENCE_RETRY: Duration = Duration::from_millis(500);
 
 /// Longest secret that is read from stdin or a file, in bytes: a server's line is about 200.
@@ -79,9 +79,9 @@ impl Context {
     }
 
     /// The server that was named now, or else the remembered one.
-    pub(super) fn server(&self, book: &AddressBook) -> Result<ServerUrl, Failure> {
+    pub(super) async fn server(&self, book: &AddressBook) -> Result<ServerUrl, Failure> {
         let text = match (&self.global.server, &self.global.server_file) {
-            (Some(text), _) if text == "-" => read_line("the server's line")?,
+            (Some(text), _) if text == "-" => self.line("the server's line").await?,
             (Some(text), _) => text.clone(),
             (None, Some(path)) => read_secret_file(path)?,
             (None, None) => {
@@ -220,10 +220,7 @@ impl Context {
 
     async fn connect_in_time(&self, node: &Node, contact: &Contact) -> Result<Connection, ConnectError> {
         let begun = Instant::now();
-        let (give_up, absence) = (
-            begun + self.timeout(),
-            begun + ABSENCE_PATIENCE.min(self.timeout()),
-        );
+        let give_up = begun + self.timeout();
         let mut told = false;
         // The last time that it was away.
         let mut away = None;
@@ -243,17 +240,19 @@ impl Context {
                 }
                 Err(error) => error,
             };
-            if !is_absence(&error) || Instant::now() + ABSENCE_RETRY >= absence {
+            let until = ask_until(&error, begun, give_up);
+            if until.is_none_or(|until| Instant::now() + ABSENCE_RETRY >= until) {
                 return Err(error);
             }
-            if !std::mem::replace(&mut told, true) {
+            let is_away = is_absence(&error);
+            if is_away && !std::mem::replace(&mut told, true) {
                 self.output.talk(format_args!(
                     "{}: {error}; waiting for it for a few seconds",
                     contact.petname.as_str()
                 ));
             }
             sleep(ABSENCE_RETRY).await;
-            away = Some(error);
+            away = is_away.then_some(error);
         }
     }
 
@@ -277,6 +276,22 @@ impl Context {
         }
     }
 
+    /// Do something that the person may end.
+    pub(super) async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        tokio::select! {
+            done = work => Ok(done),
+            () = self.stop.wait() => Err(Failure::interrupted()),
+        }
+    }
+
+    /// A line from stdin, unless the person gives up first. The thread that reads cannot be called back and ends with the
+    /// process.
+    pub(super) async fn line(&self, what: &'static str) -> Result<String, Failure> {
+        let reading = tokio::task::spawn_blocking(move || read_line(what));
+        let read = self.within(what, reading).await?;
+        read.unwrap_or_else(|error| Err(Failure::new(code::OTHER, error.to_string(), "")))
+    }
+
     /// Say who this node is, for people and programs.
     pub(super) fn tell_registered(&self, node: &Node, server: &ServerUrl) {
         let registered = node.registered();
@@ -290,6 +305,16 @@ impl Context {
             .talk(format_args!("public address  {}", registered.reflexive));
         self.output
             .talk(format_args!("NAT             {}", nat_words(registered.nat)));
+    }
+}
+
+/// Until when it is worth asking again after this.
+fn ask_until(error: &ConnectError, begun: Instant, give_up: Instant) -> Option<Instant> {
+    match error {
+        // Others of this command ask as well. The server lets in a few a second, so the turn of each comes.
+        ConnectError::TooFast => Some(give_up),
+        error if is_absence(error) => Some(give_up.min(begun + ABSENCE_PATIENCE)),
+        _ => None,
     }
 }
 
@@ -338,7 +363,7 @@ fn name_of(book: &Path, id: PeerId) -> String {
 }
 
 /// A line from stdin, without its end: for secrets that should not stand on a command line.
-pub(super) fn read_line(what: &str) -> Result<String, Failure> {
+fn read_line(what: &str) -> Result<String, Failure> {
     let mut line = String::new();
     let read = std::io::stdin().lock().take(SECRET_LEN_MAX).read_line(&mut line);
     match read {
@@ -427,6 +452,18 @@ mod tests {
             assert_eq!(name_from_host(host), None, "{host}");
         }
         assert!(name_from_host(&"x".repeat(64)).is_some());
+    }
+
+    #[test]
+    fn who_asked_too_fast_asks_again_until_the_timeout_and_for_who_is_away_the_patience_is_shorter() {
+        let begun = Instant::now();
+        let (long, short) = (begun + Duration::from_secs(60), begun + Duration::from_secs(1));
+        let until = |error: ConnectError, give_up| ask_until(&error, begun, give_up);
+        assert_eq!(until(ConnectError::TooFast, long), Some(long));
+        assert_eq!(until(ConnectError::Offline, long), Some(begun + ABSENCE_PATIENCE));
+        assert_eq!(until(ConnectError::Offline, short), Some(short));
+        assert_eq!(until(ConnectError::Unknown, long), None);
+        assert_eq!(until(ConnectError::TooMany, long), None);
     }
 
     #[test]

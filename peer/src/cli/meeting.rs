@@ -9,15 +9,15 @@ use knothole_proto::pairing::Code;
 use knothole_proto::server_url::ServerUrl;
 use serde_json::json;
 
-use super::context::{Context, read_line};
+use super::context::Context;
 use super::failure::{Failure, code};
 use crate::book::{AddressBook, Contact};
 use crate::node::{Node, Paired};
 
 /// A code as a person typed it, or from stdin for `-`.
-pub(super) fn read_code(text: &str) -> Result<Code, Failure> {
+pub(super) async fn read_code(context: &Context, text: &str) -> Result<Code, Failure> {
     let text = if text == "-" {
-        read_line("the code")?
+        context.line("the code").await?
     } else {
         text.to_owned()
     };

@@ -15,6 +15,7 @@ mod ping;
 mod progress;
 mod recv;
 mod run;
+mod seat;
 mod send;
 mod serve;
 mod signals;

@@ -25,7 +25,7 @@ const STUN_PORT: u16 = 3478;
 
 /// Check and tell.
 pub(super) async fn run(context: &Context, args: NetcheckArgs) -> Result<(), Failure> {
-    let servers = servers(context, &args)?;
+    let servers = servers(context, &args).await?;
     let names: Vec<&str> = servers.iter().map(|(host, _)| host.as_str()).collect();
     context
         .output
@@ -57,7 +57,7 @@ pub(super) async fn run(context: &Context, args: NetcheckArgs) -> Result<(), Fai
 }
 
 /// Whom to ask: the server that was named for this, or the node's own.
-fn servers(context: &Context, args: &NetcheckArgs) -> Result<Vec<(String, u16)>, Failure> {
+async fn servers(context: &Context, args: &NetcheckArgs) -> Result<Vec<(String, u16)>, Failure> {
     if !args.stun.is_empty() {
         let named = args.stun.iter().map(|text| {
             parse(text).ok_or_else(|| {
@@ -72,6 +72,7 @@ fn servers(context: &Context, args: &NetcheckArgs) -> Result<Vec<(String, u16)>,
     }
     let server = context
         .server(&context.book()?)
+        .await
         .map_err(|failure| match failure.code {
             code::CONFIG if failure.message.contains("no server yet") => Failure {
                 hint:

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// What the node's server has counted. Empty if it cannot be asked: none is remembered, or it does not know this machine, which
 /// is not to be registered for this; or it does not answer.
 pub(super) async fn counted(context: &Context, args: &NetcheckArgs) -> Vec<OddsRow> {
-    let Some(config) = config(context, args) else {
+    let Some(config) = config(context, args).await else {
         return Vec::new();
     };
     let asked = async {
@@ -32,12 +32,12 @@ pub(super) async fn counted(context: &Context, args: &NetcheckArgs) -> Vec<OddsR
 }
 
 /// A node that only asks.
-fn config(context: &Context, args: &NetcheckArgs) -> Option<NodeConfig> {
+async fn config(context: &Context, args: &NetcheckArgs) -> Option<NodeConfig> {
     if !args.stun.is_empty() {
         return None;
     }
     let book = context.book().ok()?;
-    let server = context.server(&book).ok()?;
+    let server = context.server(&book).await.ok()?;
     // Remembered means that this machine was registered there.
     let known = book.server.as_ref().is_some_and(|known| known.key == server.key);
     let identity = Identity::load(&context.home.identity()).ok().filter(|_| known)?;

@@ -16,7 +16,10 @@ use crate::node::{Node, Paired};
 
 /// Pair, and put the other machine into the address book.
 pub(super) async fn run(context: &Context, args: PairArgs) -> Result<(), Failure> {
-    let typed = args.code.as_deref().map(read_code).transpose()?;
+    let typed = match &args.code {
+        Some(code) => Some(read_code(context, code).await?),
+        None => None,
+    };
     let book = context.book()?;
     if let Some(petname) = &args.petname
         && book.contacts().any(|contact| contact.petname == *petname)
@@ -24,7 +27,7 @@ pub(super) async fn run(context: &Context, args: PairArgs) -> Result<(), Failure
         // Before the code is used up.
         return Err(BookError::PetnameTaken(petname.clone()).into());
     }
-    let server = context.server(&book)?;
+    let server = context.server(&book).await?;
     let wanted = Wanted::Named {
         name: match &args.name {
             Some(name) => name.clone(),

@@ -39,7 +39,7 @@ struct Tally {
 pub(super) async fn run(context: &Context, args: PingArgs) -> Result<(), Failure> {
     let deadline = Instant::now() + context.timeout();
     let book = context.book()?;
-    let server = context.server(&book)?;
+    let server = context.server(&book).await?;
     let node = context.start(&book, &server, Wanted::Dialling).await?;
     let asked = ping(context, &args, &book, &node, deadline).await;
     node.shutdown().await;

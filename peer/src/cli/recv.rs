@@ -17,7 +17,7 @@ use crate::node::Node;
 /// Wait for a transfer, take it, sum up.
 pub(super) async fn run(context: &Context, args: RecvArgs) -> Result<(), Failure> {
     let book = context.book()?;
-    let server = context.server(&book)?;
+    let server = context.server(&book).await?;
     let to_stdout = args.out == Path::new("-");
     if to_stdout && context.global.json {
         let message = "a file and events cannot both go to stdout";
@@ -33,6 +33,7 @@ pub(super) async fn run(context: &Context, args: RecvArgs) -> Result<(), Failure
     let folder = spool.as_ref().map_or(args.out.as_path(), tempfile::TempDir::path);
     let mut taking = Taking::new(folder.to_owned(), args.conflict.conflict(), args.yes);
     taking.limit = args.limit.map(Limit::new);
+    taking.only_one = true;
     taking.to_stdout = to_stdout;
     match &args.code {
         Some(code) => by_code(context, book, &server, &args, code, taking).await,
@@ -80,7 +81,7 @@ async fn by_code(
     code: &str,
     mut taking: Taking,
 ) -> Result<(), Failure> {
-    let code = meeting::read_code(code)?;
+    let code = meeting::read_code(context, code).await?;
     if !args.yes && !is_attended() {
         // Before the code is used up.
         let message = "nobody is at a terminal to say yes to what a stranger sends";
@@ -118,8 +119,9 @@ async fn take_one(context: &Context, node: &Node, book: AddressBook, taking: Tak
                     Ended::Declined if by_code => {
                         return Err(Failure::new(code::REFUSED, "nothing was taken", ""));
                     }
+                    Ended::Failed(failure) if by_code && !host.is_taken() => return Err(failure),
                     // Somebody else may still send something that is wanted; and whoever began anew is at it.
-                    Ended::Declined | Ended::Replaced => {}
+                    Ended::Declined | Ended::Busy | Ended::Failed(_) | Ended::Replaced => {}
                     Ended::Taken(result) => return result,
                 },
                 Some(_) = connections.join_next() => {}

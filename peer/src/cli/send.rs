@@ -1,6 +1,5 @@
 //! `knothole send`: files and folders to paired machines, or to whoever types the code that is shown.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -34,13 +33,14 @@ const RETRY_EVERY: Duration = Duration::from_secs(1);
 /// Look at the paths, connect, send, sum up.
 pub(super) async fn run(context: &Context, args: SendArgs) -> Result<(), Failure> {
     let mut book = context.book()?;
-    let server = context.server(&book)?;
-    let spool = spool_stdin(&args).await?;
+    let server = context.server(&book).await?;
+    let spool = spool_stdin(context, &args).await?;
     let paths = match &spool {
         Some((_, path)) => vec![path.clone()],
         None => args.paths.clone(),
     };
-    let scanned = tokio::task::spawn_blocking(move || transfer::scan(&paths)).await;
+    let scanning = tokio::task::spawn_blocking(move || transfer::scan(&paths));
+    let scanned = context.unless_stopped(scanning).await?;
     let sources = Arc::new(scanned.map_err(|error| Failure::new(code::OTHER, error.to_string(), ""))??);
     tell_sources(context, &sources);
 
@@ -80,7 +80,10 @@ pub(super) async fn run(context: &Context, args: SendArgs) -> Result<(), Failure
 
 /// Everything from stdin as a file of the wanted name, if that is what is to be sent. It is read to its end first: a
 /// transfer announces its size, and can be resumed.
-async fn spool_stdin(args: &SendArgs) -> Result<Option<(tempfile::TempDir, PathBuf)>, Failure> {
+async fn spool_stdin(
+    context: &Context,
+    args: &SendArgs,
+) -> Result<Option<(tempfile::TempDir, PathBuf)>, Failure> {
     let stdin = Path::new("-");
     if args.paths.iter().all(|path| path != stdin) {
         return Ok(None);
@@ -91,27 +94,18 @@ async fn spool_stdin(args: &SendArgs) -> Result<Option<(tempfile::TempDir, PathB
     }
     let name = safe_name(&args.name, true)
         .map_err(|error| Failure::new(code::USAGE, error.to_string(), "another --as"))?;
-    let spooled = tokio::task::spawn_blocking(move || {
-        let dir = tempfile::tempdir()?;
-        let path = dir.path().join(name);
-        std::io::copy(
-            &mut std::io::stdin().lock().by_ref(),
-            &mut std::fs::File::create(&path)?,
-        )?;
-        Ok::<_, std::io::Error>((dir, path))
-    });
-    match spooled.await {
-        Ok(Ok(spool)) => Ok(Some(spool)),
-        Ok(Err(error)) => {
-            let message = format!("cannot keep what came from stdin: {error}");
-            Err(Failure::new(
-                code::OTHER,
-                message,
-                "space in the folder that TMPDIR names",
-            ))
-        }
-        Err(error) => Err(Failure::new(code::OTHER, error.to_string(), "")),
-    }
+    let failed = |error: std::io::Error| {
+        let message = format!("cannot keep what came from stdin: {error}");
+        Failure::new(code::OTHER, message, "space in the folder that TMPDIR names")
+    };
+    let dir = tempfile::tempdir().map_err(failed)?;
+    let path = dir.path().join(name);
+    let mut file = std::fs::File::create(&path).map_err(failed)?;
+    // The thread that reads cannot be called back. It does not own the folder, which is gone at once when the person stops.
+    let copying = tokio::task::spawn_blocking(move || std::io::copy(&mut std::io::stdin().lock(), &mut file));
+    let copied = context.unless_stopped(copying).await?;
+    copied.map_err(std::io::Error::other).flatten().map_err(failed)?;
+    Ok(Some((dir, path)))
 }
 
 /// To all receivers at once. With several of them each failure is told when it happens, and the command's has the code of

@@ -18,11 +18,12 @@ use tokio::task::JoinSet;
 use super::context::{Context, PathTeller, ask, is_attended};
 use super::failure::{Failure, code};
 use super::output::{Output, path_fields, size};
+use super::seat::{Seat, Seated};
 use super::signals::Stop;
 use super::transfer::{Done, Teller, amount, name_some};
 use crate::app::transfer::manifest::Manifest;
 use crate::app::transfer::{
-    Conflict, Inbox, Incoming, Limit, ReceiveError, Received, Refused, Running, SERVICE, Terms,
+    Conflict, Inbox, Incoming, Limit, ReceiveError, Received, Refused, Running, SERVICE, STALL_TIMEOUT, Terms,
 };
 use crate::app::{ping, speed};
 use crate::book::AddressBook;
@@ -41,7 +42,7 @@ const TRANSFERS_MAX: usize = 4;
 /// How long a transfer may wait for one of those places.
 const PLACE_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Ends of transfers that may wait to be seen; there are never more than can run.
+/// Ends of transfers that may wait to be seen. Whoever ends when there are more waits too, so that none is lost.
 const ENDED_MAX: usize = 16;
 
 /// How files are taken.
@@ -53,6 +54,8 @@ pub(super) struct Taking {
     pub(super) limit: Option<Limit>,
     /// Nobody but this one may connect.
     pub(super) only: Option<PeerId>,
+    /// One transfer is taken, and whoever else sends is told that this machine is busy.
+    pub(super) only_one: bool,
     /// One file, which goes on to stdout when it is whole.
     pub(super) to_stdout: bool,
 }
@@ -66,6 +69,7 @@ impl Taking {
             ask: !yes && is_attended(),
             limit: None,
             only: None,
+            only_one: false,
             to_stdout: false,
         }
     }
@@ -78,8 +82,12 @@ impl Taking {
 
 /// How a transfer ended.
 pub(super) enum Ended {
-    /// It did not begin.
+    /// It did not begin: it is not wanted.
     Declined,
+    /// It did not begin: another one is under way.
+    Busy,
+    /// It did not begin: something went wrong before anything was accepted.
+    Failed(Failure),
     /// The same sender began it anew.
     Replaced,
     /// It came to an end, a good one or not.
@@ -95,6 +103,7 @@ pub(super) struct Host {
     links: Mutex<BTreeMap<u64, LinkInfo>>,
     next: AtomicU64,
     transfers: Semaphore,
+    seat: Seat,
     running: Running,
     ended: mpsc::Sender<Ended>,
     /// One question at a time to the person.
@@ -114,6 +123,7 @@ impl Host {
         let host = Self {
             output: Arc::clone(&context.output),
             stop: context.stop.clone(),
+            seat: Seat::new(taking.only_one),
             taking,
             book: Mutex::new(book),
             links: Mutex::default(),
@@ -150,6 +160,11 @@ impl Host {
         // Fails only when the semaphore is closed, which nobody does.
         let all = u32::try_from(TRANSFERS_MAX).unwrap_or(u32::MAX);
         drop(self.transfers.acquire_many(all).await);
+    }
+
+    /// Is a transfer under way or over that is the only one to be taken?
+    pub(super) fn is_taken(&self) -> bool {
+        self.seat.is_taken()
     }
 
     /// The connections, for programs.
@@ -242,38 +257,59 @@ impl Host {
         recv: RecvStream,
         alone: bool,
     ) {
-        let end = match self.take_offer(connection, peer, send, recv, alone).await {
-            Ok(None) => Ended::Declined,
-            Ok(Some(())) => Ended::Taken(Ok(())),
-            Err(Unfinished::Replaced) => {
+        let end = match Incoming::read(send, recv).await {
+            Ok(incoming) => {
+                let names = names(incoming.manifest());
+                let seated = if alone {
+                    self.seat.enter(connection.peer(), names)
+                } else {
+                    None
+                };
+                match seated {
+                    Some(seated) => {
+                        let taken = self.take_offer(connection, peer, incoming, &seated).await;
+                        end_of(taken, &seated)
+                    }
+                    None => {
+                        incoming.decline(Refused::Busy).await;
+                        Ended::Busy
+                    }
+                }
+            }
+            Err(error) => Ended::Failed(error.into()),
+        };
+        match &end {
+            Ended::Failed(Failure { message, .. }) | Ended::Taken(Err(Failure { message, .. })) => {
+                self.output.talk(format_args!("from {peer}: {message}"));
+            }
+            Ended::Replaced => {
                 self.output
                     .talk(format_args!("from {peer}: the sender began anew"));
-                Ended::Replaced
             }
-            Err(Unfinished::Failure(failure)) => Ended::Taken(Err(failure)),
-        };
-        if let Ended::Taken(Err(Failure { message, .. })) = &end {
-            self.output.talk(format_args!("from {peer}: {message}"));
+            Ended::Busy => {
+                self.output.talk(format_args!(
+                    "from {peer}: declined, because another transfer is under way"
+                ));
+            }
+            Ended::Declined | Ended::Taken(Ok(())) => {}
         }
-        // Nobody looks in a host that only serves on.
-        let _ = self.ended.try_send(end);
+        // Fails if nobody looks, as in a host that only serves on.
+        let _ = self.ended.send(end).await;
     }
 
-    /// `None` if it was declined.
+    /// How it ended, unless everything is there.
     async fn take_offer(
         &self,
         connection: &Connection,
         peer: &str,
-        send: SendStream,
-        recv: RecvStream,
-        alone: bool,
-    ) -> Result<Option<()>, Unfinished> {
-        let incoming = Incoming::read(send, recv).await?;
+        incoming: Incoming<SendStream, RecvStream>,
+        seated: &Seated<'_>,
+    ) -> Result<(), Ended> {
         // The connection of a sender that was killed may hold a place until it is surely dead; a new attempt of it waits.
         let place = tokio::time::timeout(PLACE_PATIENCE, self.transfers.acquire()).await;
-        let (Ok(Ok(_place)), true) = (place, alone) else {
+        let Ok(Ok(_place)) = place else {
             incoming.decline(Refused::Busy).await;
-            return Ok(None);
+            return Err(Ended::Busy);
         };
         let manifest = incoming.manifest();
         let (files, bytes) = (manifest.files(), manifest.bytes());
@@ -283,21 +319,18 @@ impl Host {
                 "{peer} sends {name}; only one file can go to stdout"
             ));
             incoming.decline(Refused::Inbox).await;
-            return Ok(None);
+            return Err(Ended::Declined);
         }
         self.tell_offer(peer, &name, manifest);
         let Some(inbox) = self.open_inbox(bytes).await else {
             incoming.decline(Refused::Inbox).await;
             let message = format!("cannot write to {}", self.taking.folder.display());
-            return Err(Unfinished::Failure(Failure::new(
-                code::OTHER,
-                message,
-                "a folder that you may write to, with -o or --inbox",
-            )));
+            let hint = "a folder that you may write to, with -o or --inbox";
+            return Err(Failure::new(code::OTHER, message, hint).into());
         };
         if self.taking.ask && !self.agrees(peer).await {
             incoming.decline(Refused::Person).await;
-            return Ok(None);
+            return Err(Ended::Declined);
         }
         let teller = Arc::new(Teller {
             output: Arc::clone(&self.output),
@@ -313,15 +346,19 @@ impl Host {
             conflict: self.taking.conflict,
             limit: self.taking.limit.clone(),
             running: self.running.clone(),
+            patience: STALL_TIMEOUT,
         };
         let received = incoming
             .receive(connection, inbox, terms, teller, self.stop.wait())
             .await?;
+        if !seated.finish() {
+            return Err(Ended::Replaced);
+        }
         if self.taking.to_stdout {
             write_out(&received.places).await?;
         }
         self.tell_received(connection, peer, &name, &received)?;
-        Ok(Some(()))
+        Ok(())
     }
 
     fn tell_offer(&self, peer: &str, name: &str, manifest: &Manifest) {
@@ -397,25 +434,37 @@ impl Host {
     }
 }
 
-/// Why a transfer did not come to a good end.
-enum Unfinished {
-    /// The same sender began it anew, and that attempt is under way.
-    Replaced,
-    Failure(Failure),
-}
-
-impl From<ReceiveError> for Unfinished {
+impl From<ReceiveError> for Ended {
     fn from(error: ReceiveError) -> Self {
         match error {
             ReceiveError::Replaced => Self::Replaced,
-            error => Self::Failure(error.into()),
+            error @ (ReceiveError::Frame(_) | ReceiveError::Busy) => Self::Failed(error.into()),
+            error => Self::Taken(Err(error.into())),
         }
     }
 }
 
-impl From<Failure> for Unfinished {
+impl From<Failure> for Ended {
     fn from(failure: Failure) -> Self {
-        Self::Failure(failure)
+        Self::Taken(Err(failure))
+    }
+}
+
+/// What is at the top of a list.
+fn names(manifest: &Manifest) -> Vec<String> {
+    manifest.roots().map(|entry| entry.name.clone()).collect()
+}
+
+/// How an attempt ended. One that failed is no end while another one of the same transfer is under way.
+fn end_of(taken: Result<(), Ended>, seated: &Seated<'_>) -> Ended {
+    match taken {
+        Ok(()) => Ended::Taken(Ok(())),
+        Err(Ended::Failed(_) | Ended::Taken(Err(_))) if seated.is_followed() => Ended::Replaced,
+        Err(Ended::Taken(result)) => {
+            seated.finish();
+            Ended::Taken(result)
+        }
+        Err(end) => end,
     }
 }
 

@@ -27,7 +27,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// Measure, show every second, and sum up.
 pub(super) async fn run(context: &Context, args: SpeedArgs) -> Result<(), Failure> {
     let book = context.book()?;
-    let server = context.server(&book)?;
+    let server = context.server(&book).await?;
     let node = context.start(&book, &server, Wanted::Dialling).await?;
     let measured = measure(context, &args, &book, &node).await;
     node.shutdown().await;

@@ -46,7 +46,7 @@ struct Up {
 /// Register, and serve until the person stops it.
 pub(super) async fn run(context: Context, args: UpArgs) -> Result<(), Failure> {
     let book = context.book()?;
-    let server = context.server(&book)?;
+    let server = context.server(&book).await?;
     let mut local = match Local::bind(&context.home.socket()).await {
         Ok(local) => Some(local),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
