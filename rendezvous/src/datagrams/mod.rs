@@ -12,7 +12,7 @@ mod outbox;
 mod relay;
 mod stun;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::DerefMut;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -180,8 +180,7 @@ impl Datagrams {
         };
         let (mut at, mut kept) = (0, 0);
         let len = meta.len.min(buffer.len());
-        // Nothing can be sent to port 0: an answer would only be an error.
-        let end = if meta.addr.port() == 0 { 0 } else { len };
+        let end = if is_answerable(meta) { len } else { 0 };
         while at < end {
             let next = (at + stride).min(end);
             let Some(datagram) = buffer.get(at..next) else {
@@ -353,6 +352,17 @@ impl Datagrams {
             self.counters.of(place.worker).stun_full.add(1);
         }
     }
+}
+
+/// Can an answer leave for where this came from, and from where it went to? Not for port 0, and not from an address of many: the
+/// kernel refuses that in a way after which quinn-udp no longer sends batches or marks on that socket.
+fn is_answerable(meta: &RecvMeta) -> bool {
+    let of_one = match meta.dst_ip {
+        Some(IpAddr::V4(ip)) => !ip.is_multicast() && !ip.is_broadcast(),
+        Some(IpAddr::V6(ip)) => !ip.is_multicast(),
+        None => true,
+    };
+    of_one && meta.addr.port() != 0
 }
 
 #[cfg(test)]

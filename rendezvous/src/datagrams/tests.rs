@@ -175,6 +175,18 @@ impl World {
 
     /// These datagrams arrive in one buffer; what is left for QUIC.
     fn receive(&self, socket: usize, from: &str, stride: usize, datagrams: &[Vec<u8>]) -> Vec<u8> {
+        self.receive_at("192.0.2.9", socket, from, stride, datagrams)
+    }
+
+    /// The same at this address of the server.
+    fn receive_at(
+        &self,
+        at: &str,
+        socket: usize,
+        from: &str,
+        stride: usize,
+        datagrams: &[Vec<u8>],
+    ) -> Vec<u8> {
         let mut buffer = datagrams.concat();
         let len = buffer.len();
         buffer.resize(len + 100, 0xee);
@@ -183,7 +195,7 @@ impl World {
             len,
             stride,
             ecn: Some(EcnCodepoint::Ect0),
-            dst_ip: Some("192.0.2.9".parse().unwrap()),
+            dst_ip: Some(at.parse().unwrap()),
         };
         let mut outbox = Outbox::default();
         self.datagrams.sort(
@@ -372,6 +384,22 @@ fn an_answer_leaves_through_the_socket_that_was_asked_for() {
     let request = stun(Change::Port(5669));
     assert_eq!(world.receive(0, NODE_A, request.len(), &[request]), b"");
     assert_eq!((world.sent(0).len(), world.sent(1).len()), (0, 1));
+}
+
+#[test]
+fn what_went_to_many_is_not_answered_and_does_not_reach_quic() {
+    let world = World::new(usize::MAX);
+    let request = stun(Change::None);
+    let long = quic(1, request.len());
+    for at in ["224.0.0.1", "255.255.255.255", "ff02::1"] {
+        let datagrams = [request.clone(), long.clone()];
+        let left = world.receive_at(at, 0, NODE_A, request.len(), &datagrams);
+        assert!(left.is_empty(), "{at}");
+    }
+    assert!(world.sent(0).is_empty() && world.sent(1).is_empty());
+    // One address answers as ever.
+    world.receive(0, NODE_A, request.len(), &[request]);
+    assert_eq!(world.sent(0).len(), 1);
 }
 
 #[test]
