@@ -256,7 +256,7 @@ impl Builder {
     }
 
     fn check_size(&mut self, entry: &Entry, name: &str) -> Result<(), ManifestError> {
-        self.names_len += name.len() + target_len(entry);
+        self.names_len += name.len() + entry.target_len();
         if self.names_len > NAMES_LEN_MAX {
             return Err(ManifestError::NamesTooLong);
         }
@@ -339,14 +339,6 @@ impl Builder {
 /// The path of an entry for the local file system, relative.
 pub fn local_path(manifest: &Manifest, index: u32) -> PathBuf {
     manifest.path(index).iter().collect()
-}
-
-/// Bytes of what a link says.
-fn target_len(entry: &Entry) -> usize {
-    match &entry.kind {
-        Kind::Link { target } => target.len(),
-        _ => 0,
-    }
 }
 
 fn place(parent: u32, name: &str) -> [u8; 16] {

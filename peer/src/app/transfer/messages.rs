@@ -149,6 +149,16 @@ pub struct Entry {
     pub stamp: u64,
 }
 
+impl Entry {
+    /// Bytes of what a link says; 0 for all but links.
+    pub(super) fn target_len(&self) -> usize {
+        match &self.kind {
+            Kind::Link { target } => target.len(),
+            Kind::File | Kind::Folder => 0,
+        }
+    }
+}
+
 /// What an entry is. There are no devices or owners.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {

@@ -139,8 +139,7 @@ impl<O: Outflow> Receiving<O> {
         let checking = (Arc::clone(&self.desk), std::mem::take(&mut self.parts));
         tokio::task::spawn_blocking(move || check(&checking.0, &checking.1));
         for (index, outcome) in &self.others {
-            let (path, outcome) = (self.desk.manifest.joined(*index), *outcome);
-            self.listener.on(Event::File { path, outcome });
+            self.show(*index, *outcome);
         }
         let (mut words, ears) = listen(recv);
         let ended = self.run_to_end(bulk, &mut words, &mut notices, stop).await;
@@ -355,10 +354,15 @@ impl<O: Outflow> Receiving<O> {
             self.stored += 1;
         } else {
             self.others.push((index, outcome));
-            let path = self.desk.manifest.joined(index);
-            self.listener.on(Event::File { path, outcome });
+            self.show(index, outcome);
         }
         self.results.push((index, outcome));
+    }
+
+    /// It is not in its place.
+    fn show(&self, index: u32, outcome: Outcome) {
+        let path = self.desk.manifest.joined(index);
+        self.listener.on(Event::File { path, outcome });
     }
 
     async fn tell_results(&mut self) -> Result<(), FrameError> {
@@ -414,8 +418,7 @@ impl<O: Outflow> Receiving<O> {
             let outcome = Outcome::Unwritable;
             self.others.push((index, outcome));
             self.late.push((index, outcome));
-            let path = self.desk.manifest.joined(index);
-            self.listener.on(Event::File { path, outcome });
+            self.show(index, outcome);
         }
         Ok(())
     }

@@ -185,12 +185,8 @@ fn page_of(entries: &[Entry]) -> Vec<Entry> {
     const FIXED_LEN: usize = 48;
     let mut len = 0;
     let fits = entries.iter().take_while(|entry| {
-        let target = match &entry.kind {
-            Kind::Link { target } => target.len(),
-            _ => 0,
-        };
         let first = len == 0;
-        len += FIXED_LEN + entry.name.len() + target;
+        len += FIXED_LEN + entry.name.len() + entry.target_len();
         first || len <= PAGE_LEN_MAX
     });
     fits.cloned().collect()
