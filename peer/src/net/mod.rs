@@ -18,6 +18,7 @@ mod raw;
 mod socket;
 mod sockets;
 mod to_driver;
+mod udp;
 mod writable;
 
 pub use bind::Bind;

@@ -26,12 +26,13 @@ use tokio::sync::{Notify, mpsc};
 
 use super::bundle::{Batch, Bundle, To};
 use super::counters::Counters;
-use super::early::Early;
+use super::early::{Early, Kept};
 use super::inbound::{Fate, Run, sort};
 use super::landing::{self, Landing};
 use super::paths::{LinkPath, PathTable, Route, Tables, link_of};
 use super::sockets::{Bound, Sockets};
 use super::to_driver::{Datagram, ToDriver};
+use super::udp::{Udp, Writable};
 use super::writable::AllWritable;
 
 /// Room that the relay buffer of a thread begins with: one batch as quinn makes them (10 datagrams).
@@ -117,13 +118,13 @@ impl PathSocket {
         let Some(path) = tables.channel(channel).filter(|_| !waiting.is_empty()) else {
             return;
         };
-        lock(&self.stash).extend(waiting.into_iter().map(|bytes| Stashed {
+        lock(&self.stash).extend(waiting.into_iter().map(|Kept { ecn, bytes }| Stashed {
             run: Run {
                 from: path.virtual_addr(),
                 stride: bytes.len(),
                 len: bytes.len(),
             },
-            ecn: None,
+            ecn,
             bytes,
         }));
         self.wake_reader();
@@ -263,7 +264,7 @@ impl PathSocket {
             }
             None => {
                 Counters::count(&self.counters.relay_early);
-                lock(&self.early).keep(channel, datagram, Instant::now());
+                lock(&self.early).keep(channel, datagram, origin.ecn, Instant::now());
                 Fate::Drop
             }
         }
@@ -274,7 +275,8 @@ impl PathSocket {
         let tables = self.paths.load();
         let mut stash = lock(&self.stash);
         for (buf, meta) in bufs.iter_mut().zip(metas) {
-            let origin = Origin::new(&tables, socket, canonical(meta.addr));
+            let ecn = meta.ecn;
+            let origin = Origin::new(&tables, socket, canonical(meta.addr), ecn);
             let sorted = sort(&mut buf[..meta.len], meta.stride, |datagram| {
                 self.judge(&tables, &origin, datagram)
             });
@@ -282,7 +284,6 @@ impl PathSocket {
             if let Some(path) = in_use.filter(|_| sorted.head.is_some()) {
                 path.note_received();
             }
-            let ecn = meta.ecn;
             // Nothing may overtake what came before it in the same link and has to wait.
             let is_behind = |run: Run| stash.iter().any(|earlier| earlier.run.from == run.from);
             let waits = sorted.head.is_some_and(is_behind);
@@ -406,6 +407,41 @@ impl AsyncUdpSocket for PathSocket {
     }
 }
 
+impl AsyncUdpSocket for Udp {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        Box::pin(Writable::new(self))
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        self.send(transmit)
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        metas: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_receive(cx, bufs, metas)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.io().local_addr()
+    }
+
+    fn max_transmit_segments(&self) -> usize {
+        self.segments()
+    }
+
+    fn max_receive_segments(&self) -> usize {
+        self.state().gro_segments()
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.state().may_fragment()
+    }
+}
+
 impl Drop for PathSocket {
     fn drop(&mut self) {
         self.waiting.notify_one();
@@ -447,6 +483,8 @@ async fn send_rest(socket: Weak<PathSocket>, waiting: Arc<Notify>) {
 struct Origin<'a> {
     socket: SocketId,
     from: SocketAddr,
+    /// What routers said on the way.
+    ecn: Option<EcnCodepoint>,
     /// The link that its source belongs to.
     link: Option<&'a LinkPath>,
     /// Is its source where that link's own datagrams go? What comes from elsewhere says nothing about that path.
@@ -458,12 +496,13 @@ struct Origin<'a> {
 }
 
 impl<'a> Origin<'a> {
-    fn new(tables: &'a Tables, socket: SocketId, from: SocketAddr) -> Self {
+    fn new(tables: &'a Tables, socket: SocketId, from: SocketAddr, ecn: Option<EcnCodepoint>) -> Self {
         let link = tables.source(socket, from);
         let server = tables.is_server(from).then(|| ipv6_form(from));
         Self {
             socket,
             from,
+            ecn,
             link,
             in_use: link.is_some_and(|path| tables.is_used(path, socket, from)),
             quic_as: link.map(LinkPath::virtual_addr).or(server),

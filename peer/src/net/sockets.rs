@@ -1,8 +1,8 @@
 //! The node's UDP sockets: one for each address family, bound once and kept for the life of the node, and extra ones that
 //! come and go with attempts to reach a peer.
 //!
-//! A full member is wrapped by QUIC's own runtime object, which brings segmentation offload, receive offload, ECN and the
-//! don't-fragment bit. A second handle of each lets the driver set the hop limit of a single probe. Main sockets are full
+//! A full member is wrapped (`udp.rs`) by QUIC's own object for sockets, which brings segmentation offload, receive offload, ECN
+//! and the don't-fragment bit. A second handle of each lets the driver set the hop limit of a single probe. Main sockets are full
 //! members; an extra one is light (`light.rs`) until a path comes to use it, and then is promoted.
 
 use std::io;
@@ -12,11 +12,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use knothole_proto::path::SocketId;
-use quinn::{AsyncUdpSocket, Runtime, TokioRuntime};
+use quinn::AsyncUdpSocket;
 use socket2::SockRef;
 
 use super::light::LightSockets;
 use super::to_driver::ToDriver;
+use super::udp::Udp;
 use super::{Bind, raw};
 
 /// All sockets; at least one main one is there.
@@ -201,7 +202,7 @@ impl Bound {
         Ok(Self {
             id,
             local: socket.local_addr()?,
-            io: TokioRuntime.wrap_udp_socket(socket)?,
+            io: Arc::new(Udp::new(socket)?),
             raw,
         })
     }

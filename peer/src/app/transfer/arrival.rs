@@ -394,6 +394,8 @@ impl Writer<'_> {
             self.desk.tell(Notice::Disk(error));
         } else if self.desk.resolve(index) {
             tracing::warn!(%error, "a file cannot be written");
+            // What arrived of it is in the journal; nothing more comes in this attempt.
+            self.desk.let_go(index);
             self.desk.tell(Notice::Placed {
                 index,
                 outcome: Outcome::Unwritable,

@@ -10,17 +10,17 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::inbox::{Conflict, Inbox, Roots, Seen};
 use super::journal::{Journal, Record};
 use super::limit::Limit;
 use super::manifest::Manifest;
-use super::messages::{Entry, Kind, Outcome, TransferId};
+use super::messages::{Entry, Kind, Outcome, STREAMS_MAX, TransferId};
 use super::part::Part;
 use super::partial::{Partial, path_key};
 use super::plan::{RESOLVED, TAKEN, UNWANTED, WANTED};
-use super::tree::{Geometry, Value};
+use super::tree::{CHUNKS_MAX, Geometry, Value};
 
 /// Bytes that may be written and not in the journal yet. What a crash costs besides is a chunk of each stream and what
 /// was on its way; all together stay below 16 MiB.
@@ -29,9 +29,14 @@ pub(super) const UNKEPT_MAX: u64 = 6 * 1024 * 1024;
 /// Files and chunks that may wait for the keeper: how many small files become safe in one go at most.
 const QUEUE_MAX: usize = 1024;
 
-/// Files of several chunks that are begun and not whole, at once. An honest sender has one a stream; those that it goes on with,
-/// of which there may be many, are not counted.
-const PARTS_MAX: usize = 64;
+/// Places for files of several chunks that were begun in this attempt, until nobody has them in hand any more. A file takes one
+/// for every [`PLACE_CHUNKS`], so that small ones are bounded by the number of open files and giants by their tables of chunks.
+/// Those that are gone on with, of which there may be many, take none; [`super::plan`] bounds them.
+pub(super) const PLACES: usize = 64;
+
+/// Chunks that a place stands for: 16,384 of 33 bytes, so all places are 35 MB. An honest sender has at most two files a stream
+/// begun, one that it sends and one that waits to be kept, and that is room for two of the largest.
+const PLACE_CHUNKS: u64 = 2 * STREAMS_MAX as u64 * CHUNKS_MAX / PLACES as u64;
 
 /// What the loop of the transfer hears.
 #[derive(Debug)]
@@ -87,7 +92,12 @@ pub(super) struct Desk {
     pub(super) conflict: Conflict,
     pub(super) states: Vec<AtomicU8>,
     pub(super) ours: HashMap<u32, (String, Seen)>,
+    /// Looked at by the loop of the transfer, so nobody waits for a disk with this lock in hand.
     pub(super) parts: Mutex<HashMap<u32, Arc<Part>>>,
+    /// Held while a part is made.
+    pub(super) making: Mutex<()>,
+    /// Of [`PLACES`], those that are free.
+    pub(super) places: Arc<Semaphore>,
     pub(super) queue: Queue,
     pub(super) notices: mpsc::Sender<Notice>,
     pub(super) limit: Option<Limit>,
@@ -136,15 +146,20 @@ impl Desk {
         wanted || taken
     }
 
-    /// The part of a file of several chunks, begun if it was not yet.
+    /// The part of a file of several chunks, made if it was not yet.
     pub(super) fn part(&self, index: u32, entry: &Entry) -> io::Result<Result<Arc<Part>, &'static str>> {
-        let mut parts = lock(&self.parts);
-        if let Some(part) = parts.get(&index) {
-            return Ok(Ok(Arc::clone(part)));
+        if let Some(part) = self.begun(index) {
+            return Ok(Ok(part));
         }
-        if parts.values().filter(|part| part.fresh).count() >= PARTS_MAX {
+        // Makes one thread wait for the disk of another, but nobody who only looks for a part.
+        let _making = lock(&self.making);
+        // Another stream may have made it while this one waited.
+        if let Some(part) = self.begun(index) {
+            return Ok(Ok(part));
+        }
+        let Some(places) = self.places(entry) else {
             return Ok(Err("too many large files at once"));
-        }
+        };
         let key = path_key(&self.manifest, index);
         let file = self.partial.create(&key, entry.mode)?;
         let disk = self.inbox.disk();
@@ -153,9 +168,32 @@ impl Desk {
         // A former file of this path is gone, and with it whatever the journal says of it.
         let size = entry.size;
         lock(&self.journal).append(&[Record::Part { key, size: 0 }, Record::Part { key, size }])?;
-        let part = Arc::new(Part::new(index, key, size, file, true, std::iter::empty()));
-        parts.insert(index, Arc::clone(&part));
+        let part = Part::new(index, key, size, file, true, std::iter::empty());
+        let part = Arc::new(part.with_places(places));
+        lock(&self.parts).insert(index, Arc::clone(&part));
+        if self.state(index) == RESOLVED {
+            // Whoever decided meanwhile what becomes of it had nothing to let go of yet.
+            self.let_go(index);
+        }
         Ok(Ok(part))
+    }
+
+    /// The part of a file that was begun.
+    pub(super) fn begun(&self, index: u32) -> Option<Arc<Part>> {
+        lock(&self.parts).get(&index).map(Arc::clone)
+    }
+
+    /// Nothing more comes for this file.
+    pub(super) fn let_go(&self, index: u32) {
+        let part = lock(&self.parts).remove(&index);
+        // Closes the file, perhaps, and by now without the lock.
+        drop(part);
+    }
+
+    fn places(&self, entry: &Entry) -> Option<OwnedSemaphorePermit> {
+        let chunks = u64::from(Geometry::new(entry.size).chunks());
+        let count = u32::try_from(chunks.div_ceil(PLACE_CHUNKS)).ok()?;
+        Arc::clone(&self.places).try_acquire_many_owned(count).ok()
     }
 
     /// Tell the loop; `false` if it is over.

@@ -78,6 +78,8 @@ fn round(desk: &Desk, folders: &mut Folders<'_>, jobs: Vec<Job>) -> io::Result<(
         part.kept(chunk);
         let bytes = part.geometry.len(chunk);
         let index = part.index;
+        // Its places may be free by the time that somebody hears of it.
+        drop(part);
         if !desk.tell(Notice::Kept { index, bytes }) {
             return Ok(());
         }
@@ -190,7 +192,7 @@ fn place(desk: &Desk, folders: &mut Folders<'_>, mut whole: Vec<Whole>) -> io::R
                 }
             };
             let index = whole.index;
-            lock(&desk.parts).remove(&index);
+            desk.let_go(index);
             notices.push(Notice::Placed {
                 index,
                 outcome,

@@ -69,6 +69,9 @@ pub const STREAMS_MAX: usize = 4;
 /// layer.
 pub const STREAM_UNWANTED: u32 = 17;
 
+/// QUIC application error code: the receiver gives up, and its last message on the control stream is not whole.
+pub const STREAM_TORN: u32 = 20;
+
 /// Drawn by the sender; ties data streams to their control stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransferId(pub u64);

@@ -11,7 +11,7 @@
 //! | [`tree`] | chunks of a file, and how their hashes give the hash of the file |
 //! | [`names`], [`manifest`] | judging names, and the list as a whole |
 //! | [`mod@scan`], [`sender`], `jobs`, `source` | the sending side: listing, talking, handing out, reading |
-//! | [`receiver`], `plan`, `receiving` | the receiving side: talking, looking what is there, deciding |
+//! | [`receiver`], `plan`, `receiving`, `voice` | the receiving side: being offered, looking what is there, deciding, talking |
 //! | `arrival`, `pieces`, `part`, `desk`, `keeper` | bytes from a stream to a chunk, to the disk, into the journal, to a name |
 //! | [`inbox`], `partial`, `journal`, `disk` | places in the folder for received files, and what survives a crash |
 //! | [`limit`], [`running`] | a limit on the rate; one attempt of a transfer at a time |
@@ -38,6 +38,7 @@ pub mod scan;
 pub mod sender;
 mod source;
 pub mod tree;
+mod voice;
 
 pub use inbox::{Conflict, Inbox};
 pub use limit::Limit;

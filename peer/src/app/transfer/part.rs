@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::journal::PathKey;
 use super::tree::{Geometry, Value};
 
@@ -21,6 +23,8 @@ pub(super) struct Part {
     /// Was the file made in this attempt? Then what nobody wrote to is zero.
     pub(super) fresh: bool,
     state: Mutex<State>,
+    /// Given back when nobody has the part any more.
+    _places: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
@@ -97,6 +101,15 @@ impl Part {
                 came: 0,
                 spare: 0,
             }),
+            _places: None,
+        }
+    }
+
+    /// The same in these places of [`super::desk::Desk`].
+    pub(super) fn with_places(self, places: OwnedSemaphorePermit) -> Self {
+        Self {
+            _places: Some(places),
+            ..self
         }
     }
 

@@ -16,14 +16,18 @@ use std::sync::atomic::AtomicU8;
 use super::inbox::{Conflict, Folders, Inbox, Roots, Seen, exists, look, open_read};
 use super::journal::{Journal, Memory, PathKey, Record, StoredMemory};
 use super::manifest::Manifest;
-use super::messages::{Entry, Kind, Outcome, Run};
+use super::messages::{Entry, Kind, Outcome, Run, STREAMS_MAX};
 use super::part::Part;
 use super::partial::{Partial, file_name, path_key};
-use super::tree::Geometry;
+use super::tree::{CHUNKS_MAX, Geometry};
 
 /// Chunks of partial files that are told to the sender at most; it keeps a value of 32 bytes for each. What is beyond is
 /// sent again: 256 GiB of partial files, or more of larger ones.
 const CLAIMS_MAX: usize = 262_144;
+
+/// Chunks, there or not, of all partial files that are gone on with: each takes 33 bytes, 17 MB together. Enough for the largest
+/// files that an attempt can have been sending when it broke off; what is beyond is sent again.
+const GONE_ON_CHUNKS_MAX: u64 = STREAMS_MAX as u64 * CHUNKS_MAX;
 
 /// A file is not to be sent: a folder, or there already.
 pub(super) const UNWANTED: u8 = 0;
@@ -83,7 +87,7 @@ impl Planner<'_> {
     /// Of the file system.
     pub(super) fn plan(mut self, journal: &mut Journal) -> io::Result<Plan> {
         let mut plan = Plan::default();
-        let mut claims = 0;
+        let (mut claims, mut chunks) = (0, 0);
         let manifest = self.manifest;
         let mut folders = Folders::new(self.inbox, manifest, self.roots);
         for (index, entry) in manifest.indexed() {
@@ -103,9 +107,12 @@ impl Planner<'_> {
                 Fate::Whole(name) => plan.note_whole(index, entry, name),
                 Fate::Wanted(part) => {
                     plan.want(index, entry.size);
-                    let count = part.as_ref().map_or(0, |part| part.claims().len());
-                    if let Some(part) = part.filter(|_| count > 0 && claims + count <= CLAIMS_MAX) {
-                        claims += count;
+                    let Some(part) = part else { continue };
+                    let (there, all) = (part.claims().len(), u64::from(part.geometry.chunks()));
+                    let fits = claims + there <= CLAIMS_MAX && chunks + all <= GONE_ON_CHUNKS_MAX;
+                    if there > 0 && fits {
+                        claims += there;
+                        chunks += all;
                         plan.resumed += part.bytes();
                         plan.parts.push(Arc::new(part));
                     }

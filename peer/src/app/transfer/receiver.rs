@@ -11,34 +11,34 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
-use super::desk::{Desk, Notice, Queue};
+use super::desk::{Desk, Notice, PLACES, Queue};
 use super::inbox::{Conflict, Inbox};
 use super::journal::{Journal, Memory, Record};
 use super::limit::Limit;
 use super::manifest::{Builder, Manifest, ManifestError};
 use super::messages::{
-    AbortReason, FORMAT, FromReceiver, FromSender, ORIGIN_LEN, Offer, Outcome, RUNS_MAX, Refused, TransferId,
-    VALUES_MAX,
+    AbortReason, FORMAT, FromReceiver, FromSender, ORIGIN_LEN, Offer, Outcome, Refused, TransferId,
 };
 use super::partial::{Partial, TransferKey};
 use super::plan::{Plan, Planner};
-use super::receiving::Receiving;
+use super::receiving::{Receiving, Stop};
 use super::running::Running;
 use super::tree::Value;
+use super::voice::Voice;
 use crate::app::flow::Outflow;
 use crate::app::framed::{self, FrameError};
 use crate::app::{Bulk, Event, Listener};
 
-/// How long a sender may take for the next page of its list, and to take the last message.
+/// How long a sender may take for the next page of its list.
 const WORD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long it may take for the whole list: the longest, of some 20 MB, at 300 kbit/s. Longer, and a sender that drips keeps a place.
 const LIST_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// How long nothing at all may happen in a transfer. A dead connection shows itself earlier; this is for a sender that
-/// lives and does nothing, such as one whose disk hangs.
+/// How long nothing at all may happen in a transfer, and how long a sender may take to take a message. A dead connection shows
+/// itself earlier; this is for a sender that lives and does nothing, such as one whose disk hangs.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How long is waited for another attempt of the same transfer to put its files away.
@@ -56,7 +56,7 @@ pub struct Incoming<O, I> {
     offer: Offer,
     origin: [u8; ORIGIN_LEN],
     manifest: Manifest,
-    send: O,
+    voice: Voice<O>,
     recv: I,
 }
 
@@ -100,14 +100,15 @@ impl<O: Outflow, I: crate::app::flow::Inflow> Incoming<O, I> {
     /// # Errors
     /// Any of [`ReceiveError::Format`], [`ReceiveError::Manifest`], [`ReceiveError::Frame`], [`ReceiveError::Protocol`],
     /// [`ReceiveError::Stalled`].
-    pub async fn read(mut send: O, mut recv: I) -> Result<Self, ReceiveError> {
+    pub async fn read(send: O, mut recv: I) -> Result<Self, ReceiveError> {
+        let voice = Voice::new(send);
         let list = tokio::time::timeout(LIST_TIMEOUT, read_list(&mut recv)).await;
         match list.map_err(|_| ReceiveError::Stalled).flatten() {
             Ok((offer, origin, manifest)) => Ok(Self {
                 offer,
                 origin,
                 manifest,
-                send,
+                voice,
                 recv,
             }),
             Err(error) => {
@@ -117,7 +118,7 @@ impl<O: Outflow, I: crate::app::flow::Inflow> Incoming<O, I> {
                     ReceiveError::Stalled => FromReceiver::Abort(AbortReason::Stalled),
                     _ => FromReceiver::Abort(AbortReason::Protocol),
                 };
-                last_word(&mut send, &word).await;
+                voice.last_word(&word).await;
                 Err(error)
             }
         }
@@ -129,8 +130,8 @@ impl<O: Outflow, I: crate::app::flow::Inflow> Incoming<O, I> {
     }
 
     /// Say no.
-    pub async fn decline(mut self, why: Refused) {
-        last_word(&mut self.send, &FromReceiver::Decline(why)).await;
+    pub async fn decline(self, why: Refused) {
+        self.voice.last_word(&FromReceiver::Decline(why)).await;
     }
 
     /// Say yes, and receive everything that is not there. When `stop` completes the transfer ends, and the sender is told.
@@ -158,23 +159,32 @@ impl<O: Outflow, I: crate::app::flow::Inflow> Incoming<O, I> {
                     true => (Refused::Busy, ReceiveError::Busy),
                     false => (Refused::Inbox, ReceiveError::Inbox(error)),
                 };
-                last_word(&mut self.send, &FromReceiver::Decline(why)).await;
+                self.voice.last_word(&FromReceiver::Decline(why)).await;
                 return Err(error);
             }
         };
         let started = Instant::now();
-        say_plan(&mut self.send, &plan).await?;
-        let (bytes, resumed) = (plan.bytes, plan.resumed);
-        listener.on(Event::Accepted { bytes, resumed });
         let stop = async {
             tokio::select! {
-                () = stop => false,
-                () = turn.replaced() => true,
+                () = stop => Stop::Told,
+                () = turn.replaced() => Stop::Replaced,
             }
         };
-        Receiving::new(Arc::new(desk), plan, self.send, listener, started)
-            .run(bulk, self.recv, heard, stop)
-            .await
+        let mut stop = std::pin::pin!(stop);
+        let said = tokio::select! {
+            biased;
+            said = self.voice.say_plan(&plan, desk.patience) => said.map_err(Stop::from),
+            why = stop.as_mut() => Err(why),
+        };
+        let (bytes, resumed) = (plan.bytes, plan.resumed);
+        let receiving = Receiving::new(Arc::new(desk), plan, self.voice, Arc::clone(&listener), started);
+        match said {
+            Ok(()) => {}
+            Err(Stop::Lost(error)) => return Err(error.into()),
+            Err(why) => return Err(receiving.stop(why).await),
+        }
+        listener.on(Event::Accepted { bytes, resumed });
+        receiving.run(bulk, self.recv, heard, stop).await
     }
 }
 
@@ -256,6 +266,8 @@ fn plan(
         journal: Mutex::new(journal),
         conflict: terms.conflict,
         parts: Mutex::new(parts),
+        making: Mutex::new(()),
+        places: Arc::new(Semaphore::new(PLACES)),
         queue: Queue::default(),
         notices,
         limit: terms.limit,
@@ -301,69 +313,11 @@ async fn next_word(recv: &mut impl crate::app::flow::Inflow) -> Result<FromSende
     Ok(word.map_err(|_| ReceiveError::Stalled)??)
 }
 
-async fn say_plan(send: &mut impl Outflow, plan: &Plan) -> Result<(), FrameError> {
-    let told = FromReceiver::Plan {
-        bytes: plan.bytes,
-        resumed: plan.resumed,
-        files: plan.whole,
-    };
-    framed::write(send, &told).await?;
-    for part in &plan.parts {
-        for (first, values) in pages_of(&part.claims()) {
-            let index = part.index;
-            framed::write(send, &FromReceiver::Have { index, first, values }).await?;
-        }
-    }
-    let mut pages = plan.wanted.chunks(RUNS_MAX).peekable();
-    if pages.peek().is_none() {
-        let nothing = FromReceiver::Wanted {
-            runs: Vec::new(),
-            last: true,
-        };
-        return framed::write(send, &nothing).await;
-    }
-    while let Some(page) = pages.next() {
-        let wanted = FromReceiver::Wanted {
-            runs: page.to_vec(),
-            last: pages.peek().is_none(),
-        };
-        framed::write(send, &wanted).await?;
-    }
-    Ok(())
-}
-
-/// Runs of chunks that follow each other, each short enough for a message.
-fn pages_of(claims: &[(u32, Value)]) -> Vec<(u32, Vec<Value>)> {
-    let mut pages: Vec<(u32, Vec<Value>)> = Vec::new();
-    let mut next = None;
-    for (chunk, value) in claims {
-        match pages.last_mut() {
-            Some((_, values)) if next == Some(*chunk) && values.len() < VALUES_MAX => values.push(*value),
-            _ => pages.push((*chunk, vec![*value])),
-        }
-        next = chunk.checked_add(1);
-    }
-    pages
-}
-
 /// Run work that touches the disk off the async threads.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| io::Error::other(format!("a task ended early: {error}")))
-}
-
-/// Say something as the last thing on this stream, and see that it gets there, if the other side still listens.
-pub(super) async fn last_word(send: &mut impl Outflow, message: &FromReceiver) {
-    let said = async {
-        framed::write(send, message).await?;
-        send.finish();
-        send.settled().await;
-        Ok::<(), FrameError>(())
-    };
-    if tokio::time::timeout(WORD_TIMEOUT, said).await.is_err() {
-        tracing::debug!("the sender did not take the last message");
-    }
 }
 
 /// Why a transfer did not come about or did not run to its end, seen from the receiver.
@@ -414,8 +368,8 @@ pub enum ReceiveError {
     /// The same sender began the same transfer anew.
     #[error("the sender began anew")]
     Replaced,
-    /// The sender lives and sends nothing.
-    #[error("the sender sends nothing any more")]
+    /// The sender lives, and sends nothing or takes nothing of what is said to it.
+    #[error("the sender does nothing any more")]
     Stalled,
     /// The sender did not do as it said.
     #[error("the sender does not keep to the protocol: {0}")]

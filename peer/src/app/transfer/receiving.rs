@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -20,8 +21,9 @@ use super::keeper;
 use super::messages::{AGAIN_MAX, AbortReason, FromReceiver, FromSender, Outcome, RESULTS_MAX, STREAMS_MAX};
 use super::part::Part;
 use super::plan::{Plan, TAKEN, WANTED};
-use super::receiver::{ReceiveError, Received, blocking, last_word};
+use super::receiver::{ReceiveError, Received, blocking};
 use super::tree::Value;
+use super::voice::{Unsaid, Voice};
 use crate::app::flow::{Inflow, Outflow};
 use crate::app::framed::{self, FrameError};
 use crate::app::{Bulk, Event, Listener};
@@ -47,7 +49,7 @@ const WORDS_MAX: usize = 64;
 /// A transfer under way.
 pub(super) struct Receiving<O> {
     desk: Arc<Desk>,
-    send: O,
+    voice: Voice<O>,
     listener: Arc<dyn Listener>,
     started: Instant,
     /// Files without a verdict.
@@ -75,14 +77,29 @@ pub(super) struct Receiving<O> {
     hash: Option<Value>,
 }
 
-/// Why the loop ended before its time.
-enum Stop {
+/// Why a transfer ended before its time.
+pub(super) enum Stop {
+    /// This side's disk.
     Disk(io::Error),
+    /// The conversation broke off.
     Lost(FrameError),
+    /// The sender sends nothing, or takes nothing.
     Stalled,
+    /// This side was told to.
     Told,
+    /// Another attempt takes over.
     Replaced,
+    /// The sender does not keep to the protocol.
     Protocol(&'static str),
+}
+
+impl From<Unsaid> for Stop {
+    fn from(unsaid: Unsaid) -> Self {
+        match unsaid {
+            Unsaid::Lost(error) => Self::Lost(error),
+            Unsaid::Stalled => Self::Stalled,
+        }
+    }
 }
 
 /// What happened next.
@@ -91,20 +108,19 @@ enum Step<I> {
     Stream(Result<I, StreamError>),
     StreamEnded(Result<(), JoinError>),
     Notice(Option<Notice>),
-    Stop { replaced: bool },
 }
 
 impl<O: Outflow> Receiving<O> {
     pub(super) fn new(
         desk: Arc<Desk>,
         plan: Plan,
-        send: O,
+        voice: Voice<O>,
         listener: Arc<dyn Listener>,
         started: Instant,
     ) -> Self {
         Self {
             desk,
-            send,
+            voice,
             listener,
             started,
             open: plan.wanted_files,
@@ -125,13 +141,13 @@ impl<O: Outflow> Receiving<O> {
         }
     }
 
-    /// Receive everything, and tell the sender how it ended. `stop` says whether another attempt takes over.
+    /// Receive everything, and tell the sender how it ended. `stop` ends it before its time.
     pub(super) async fn run<B: Bulk<Out = O>>(
         mut self,
         bulk: &B,
         recv: impl Inflow,
         mut notices: mpsc::Receiver<Notice>,
-        stop: impl Future<Output = bool> + Send,
+        stop: impl Future<Output = Stop> + Send,
     ) -> Result<Received, ReceiveError> {
         let closing = Closing(Arc::clone(&self.desk));
         let keeping = Arc::clone(&self.desk);
@@ -142,7 +158,10 @@ impl<O: Outflow> Receiving<O> {
             self.show(*index, *outcome);
         }
         let (mut words, ears) = listen(recv);
-        let ended = self.run_to_end(bulk, &mut words, &mut notices, stop).await;
+        let mut stop = std::pin::pin!(stop);
+        let ended = self
+            .run_to_end(bulk, &mut words, &mut notices, stop.as_mut())
+            .await;
         drop(closing);
         self.hear_out(&mut keeper, &mut notices).await;
         let ended = match ended {
@@ -151,7 +170,7 @@ impl<O: Outflow> Receiving<O> {
         };
         match ended {
             Ok(()) => {
-                self.sum_up(words).await;
+                self.sum_up(words, stop).await;
                 drop(ears);
                 Ok(self.received())
             }
@@ -164,27 +183,33 @@ impl<O: Outflow> Receiving<O> {
         bulk: &B,
         words: &mut Words,
         notices: &mut mpsc::Receiver<Notice>,
-        stop: impl Future<Output = bool> + Send,
+        mut stop: Pin<&mut (impl Future<Output = Stop> + Send)>,
     ) -> Result<(), Stop> {
-        let mut stop = std::pin::pin!(stop);
         let mut streams = JoinSet::new();
         let mut heard = 0;
         loop {
             let step = async {
                 tokio::select! {
-                    replaced = &mut stop => Step::Stop { replaced },
-                    word = words.recv() => Step::Word(word),
-                    stream = bulk.accept_uni(), if streams.len() < STREAMS_READ_MAX => Step::Stream(stream),
-                    Some(ended) = streams.join_next() => Step::StreamEnded(ended),
-                    notice = notices.recv() => Step::Notice(notice),
+                    why = stop.as_mut() => Err(why),
+                    word = words.recv() => Ok(Step::Word(word)),
+                    stream = bulk.accept_uni(), if streams.len() < STREAMS_READ_MAX => Ok(Step::Stream(stream)),
+                    Some(ended) = streams.join_next() => Ok(Step::StreamEnded(ended)),
+                    notice = notices.recv() => Ok(Step::Notice(notice)),
                 }
             };
             match tokio::time::timeout(self.desk.patience, step).await {
-                Ok(Step::Stream(Ok(stream))) => {
+                Ok(Err(why)) => return Err(why),
+                Ok(Ok(Step::Stream(Ok(stream)))) => {
                     streams.spawn(receive_stream(Arc::clone(&self.desk), stream));
                 }
-                Ok(step) => {
-                    if self.take(step, notices).await? {
+                Ok(Ok(step)) => {
+                    // What is to be said may wait for a sender that takes nothing.
+                    let over = tokio::select! {
+                        biased;
+                        taken = self.take(step, notices) => taken?,
+                        why = stop.as_mut() => return Err(why),
+                    };
+                    if over {
                         return Ok(());
                     }
                 }
@@ -197,11 +222,9 @@ impl<O: Outflow> Receiving<O> {
         }
     }
 
-    /// `true` when everything is done.
+    /// `true` when everything is done. Cancelled in the middle, the transfer is over.
     async fn take<I>(&mut self, step: Step<I>, notices: &mut mpsc::Receiver<Notice>) -> Result<bool, Stop> {
         match step {
-            Step::Stop { replaced: true } => return Err(Stop::Replaced),
-            Step::Stop { replaced: false } => return Err(Stop::Told),
             Step::Word(Some(Ok(word))) => return self.word(word).await,
             Step::Word(Some(Err(FrameError::Codec(_)))) => {
                 return Err(Stop::Protocol("a message is malformed"));
@@ -218,8 +241,8 @@ impl<O: Outflow> Receiving<O> {
                 {
                     self.notice(notice).await?;
                 }
-                self.tell_results().await.map_err(Stop::Lost)?;
-                self.tell_progress().await.map_err(Stop::Lost)?;
+                self.tell_results().await?;
+                self.tell_progress().await?;
             }
         }
         Ok(false)
@@ -238,19 +261,19 @@ impl<O: Outflow> Receiving<O> {
             FromSender::FileFailed { index, .. } => {
                 if self.desk.resolve(index) {
                     // What arrived of it is in the journal; nothing more comes in this attempt.
-                    lock(&self.desk.parts).remove(&index);
+                    self.desk.let_go(index);
                     self.verdict(index, Outcome::Incomplete);
                 }
             }
             FromSender::Comparing => {}
             FromSender::End if self.open == 0 => {
-                self.tell_results().await.map_err(Stop::Lost)?;
+                self.tell_results().await?;
                 return Ok(true);
             }
             FromSender::End => return Err(Stop::Protocol("the end comes before all files")),
             _ => return Err(Stop::Protocol("a message that does not belong here")),
         }
-        self.tell_results().await.map_err(Stop::Lost)?;
+        self.tell_results().await?;
         Ok(false)
     }
 
@@ -302,7 +325,7 @@ impl<O: Outflow> Receiving<O> {
         for page in chunks.chunks(AGAIN_MAX) {
             let chunks = page.to_vec();
             let again = FromReceiver::Again { index, chunks };
-            framed::write(&mut self.send, &again).await.map_err(Stop::Lost)?;
+            self.say(&again).await?;
         }
         Ok(())
     }
@@ -312,8 +335,7 @@ impl<O: Outflow> Receiving<O> {
         let Some((told, sent)) = self.told.get(&index).copied() else {
             return Ok(());
         };
-        let part = lock(&self.desk.parts).get(&index).map(Arc::clone);
-        let Some(part) = part.filter(|part| part.is_whole(sent)) else {
+        let Some(part) = self.desk.begun(index).filter(|part| part.is_whole(sent)) else {
             return Ok(());
         };
         if part.root() != Some(told) {
@@ -335,7 +357,7 @@ impl<O: Outflow> Receiving<O> {
         let desk = Arc::clone(&self.desk);
         let forgotten = blocking(move || {
             let key = super::partial::path_key(&desk.manifest, index);
-            lock(&desk.parts).remove(&index);
+            desk.let_go(index);
             lock(&desk.journal).append(&[Record::Part { key, size: 0 }])?;
             match desk.partial.remove(&key) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -365,14 +387,14 @@ impl<O: Outflow> Receiving<O> {
         self.listener.on(Event::File { path, outcome });
     }
 
-    async fn tell_results(&mut self) -> Result<(), FrameError> {
+    async fn tell_results(&mut self) -> Result<(), Unsaid> {
         for page in std::mem::take(&mut self.results).chunks(RESULTS_MAX) {
-            framed::write(&mut self.send, &FromReceiver::Results(page.to_vec())).await?;
+            self.say(&FromReceiver::Results(page.to_vec())).await?;
         }
         Ok(())
     }
 
-    async fn tell_progress(&mut self) -> Result<(), FrameError> {
+    async fn tell_progress(&mut self) -> Result<(), Unsaid> {
         let bytes = (self.resumed + self.kept).min(self.total);
         self.listener.on(Event::Progress {
             bytes,
@@ -383,7 +405,11 @@ impl<O: Outflow> Receiving<O> {
             return Ok(());
         }
         self.told_progress = (Instant::now(), bytes);
-        framed::write(&mut self.send, &FromReceiver::Progress { bytes }).await
+        self.say(&FromReceiver::Progress { bytes }).await
+    }
+
+    async fn say(&mut self, word: &FromReceiver) -> Result<(), Unsaid> {
+        self.voice.say(word, self.desk.patience).await
     }
 
     /// The keeper ends what it has; what it still says counts.
@@ -395,6 +421,8 @@ impl<O: Outflow> Receiving<O> {
                 _ = &mut *keeper => break,
             }
         }
+        // Threads that still have something to tell hold what another attempt may be waiting for.
+        notices.close();
         while let Ok(notice) = notices.try_recv() {
             last.push(notice);
         }
@@ -423,31 +451,41 @@ impl<O: Outflow> Receiving<O> {
         Ok(())
     }
 
-    /// What became of links and of what was not asked for, and the last word. When the sender has thanked for it, nothing needs
-    /// to be kept for another attempt.
-    async fn sum_up(&mut self, mut words: Words) {
-        self.late.sort_unstable_by_key(|(index, _)| *index);
-        self.results.append(&mut self.late);
-        // If it fails, so does the summary.
-        let _ = self.tell_results().await;
-        let (stored, bytes) = (self.stored, self.bytes);
-        let summary = FromReceiver::Summary { stored, bytes };
-        let said = framed::write(&mut self.send, &summary).await;
-        let thanks = tokio::time::timeout(THANKS_TIMEOUT, words.recv()).await;
+    /// The last words. When the sender has thanked for them, nothing needs to be kept for another attempt. A sender that does
+    /// not take them is left to that one: everything is in its place.
+    async fn sum_up(&mut self, mut words: Words, stop: Pin<&mut (impl Future<Output = Stop> + Send)>) {
+        let said = tokio::select! {
+            biased;
+            said = self.say_summary() => said.is_ok(),
+            _ = stop => false,
+        };
+        let thanked = said && {
+            let thanks = tokio::time::timeout(THANKS_TIMEOUT, words.recv()).await;
+            matches!(thanks, Ok(Some(Ok(FromSender::Thanks))))
+        };
         // Last of all, although nothing more was to be said: the end carries the acknowledgement of the thanks, which the sender
         // waits for. By itself that would be delayed for 25 ms (RFC 9000, section 13.2.1).
-        self.send.finish();
-        let thanked = matches!(thanks, Ok(Some(Ok(FromSender::Thanks))));
+        self.voice.end();
         let complete = self.others.iter().all(|(_, outcome)| *outcome == Outcome::Kept);
-        if said.is_ok() && thanked && complete {
+        if thanked && complete {
             let desk = Arc::clone(&self.desk);
             // A failure leaves a journal that says that everything is there.
             let _ = blocking(move || desk.partial.clear()).await;
         }
     }
 
-    async fn stop(self, stop: Stop) -> ReceiveError {
-        let (stored, left, mut send) = (self.stored, self.open, self.send);
+    /// What became of links and of what was not asked for, and that this is all.
+    async fn say_summary(&mut self) -> Result<(), Unsaid> {
+        self.late.sort_unstable_by_key(|(index, _)| *index);
+        self.results.append(&mut self.late);
+        self.tell_results().await?;
+        let (stored, bytes) = (self.stored, self.bytes);
+        self.say(&FromReceiver::Summary { stored, bytes }).await
+    }
+
+    /// Tell the sender that it ended before its time.
+    pub(super) async fn stop(self, stop: Stop) -> ReceiveError {
+        let (stored, left, voice) = (self.stored, self.open, self.voice);
         // Another attempt may wait for the files, and the sender may be gone.
         drop(self.desk);
         let (reason, error) = match stop {
@@ -462,12 +500,9 @@ impl<O: Outflow> Receiving<O> {
             Stop::Lost(error) => return ReceiveError::Interrupted { error, stored, left },
         };
         let word = FromReceiver::Abort(reason);
-        if reason == AbortReason::Replaced {
-            // Its sender is most likely dead, and waiting for it would keep others waiting.
-            let _ = framed::write(&mut send, &word).await;
-            send.finish();
-        } else {
-            last_word(&mut send, &word).await;
+        match reason {
+            AbortReason::Replaced => voice.parting_word(&word).await,
+            _ => voice.last_word(&word).await,
         }
         error
     }

@@ -256,6 +256,24 @@ async fn a_frame_that_comes_before_its_introduction_is_delivered_after_it() {
 }
 
 #[tokio::test]
+async fn what_a_router_marked_stays_marked_while_it_waits_for_its_introduction() {
+    let lab = lab();
+    let server_addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 5668));
+    lab.paths.set_relay(Some(server_addr));
+    let mut frame = [relay::header(CHANNEL).as_slice(), &[0x40; 9]].concat();
+    let mut meta = RecvMeta::default();
+    (meta.addr, meta.len, meta.stride) = (server_addr, frame.len(), frame.len());
+    meta.ecn = Some(EcnCodepoint::Ce);
+    let mut bufs = [IoSliceMut::new(&mut frame)];
+    lab.socket.sort_all(SocketId::V4, &mut bufs, &mut [meta]);
+    lab.paths.set_channel(LINK, Some(CHANNEL));
+    lab.socket.release_early(CHANNEL);
+    let stash = lab.socket.stash.lock().unwrap();
+    let marks: Vec<_> = stash.iter().map(|waiting| waiting.ecn).collect();
+    assert_eq!(marks, [Some(EcnCodepoint::Ce)]);
+}
+
+#[tokio::test]
 async fn a_driver_that_is_slow_loses_probes_and_nothing_waits_for_it() {
     let lab = lab();
     let (peer, peer_addr) = outside();

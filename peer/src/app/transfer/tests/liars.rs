@@ -13,7 +13,7 @@ use crate::app::transfer::messages::{
 
 const MIB: u64 = 1024 * 1024;
 
-fn file(size: u64) -> Entry {
+pub(super) fn file(size: u64) -> Entry {
     Entry {
         parent: 0,
         name: "f".to_owned(),
@@ -46,30 +46,39 @@ fn offer_of(entries: &[Entry]) -> Offer {
 }
 
 /// A sender that says what it likes, and a receiver.
-struct Liar {
+pub(super) struct Liar {
     bulk: Memory,
-    control: Control,
-    receiving: tokio::task::JoinHandle<Result<Received, ReceiveError>>,
+    pub(super) control: Control,
+    pub(super) receiving: tokio::task::JoinHandle<Result<Received, ReceiveError>>,
 }
 
 impl Liar {
     async fn offering(place: &Place, offer: Offer, entries: Vec<Entry>) -> Self {
         let mut liar = Self::to(place, terms(Conflict::Rename));
-        liar.say(FromSender::Offer(offer)).await;
-        liar.say(FromSender::Origin([1; 16])).await;
-        liar.say(FromSender::Entries { entries, last: true }).await;
+        liar.say_list(offer, entries).await;
         liar
     }
 
     /// One that has said nothing yet.
     fn to(place: &Place, terms: Terms) -> Self {
+        Self::heard_by(place.open(), terms, Arc::default())
+    }
+
+    fn heard_by(inbox: Inbox, terms: Terms, ears: Arc<Ears>) -> Self {
         let (_, [(bulk, control), far]) = memory::connection(i64::MAX);
-        let receiving = tokio::spawn(receive_over(far, place.open(), terms, Arc::default()));
+        let receiving = tokio::spawn(receive_over(far, inbox, terms, ears));
         Self {
             bulk,
             control,
             receiving,
         }
+    }
+
+    /// One that has offered these.
+    pub(super) async fn with_files(inbox: Inbox, ears: Arc<Ears>, entries: Vec<Entry>) -> Self {
+        let mut liar = Self::heard_by(inbox, terms(Conflict::Rename), ears);
+        liar.say_list(offer_of(&entries), entries).await;
+        liar
     }
 
     /// One file of this size, which was accepted.
@@ -80,12 +89,18 @@ impl Liar {
         liar
     }
 
-    async fn say(&mut self, word: FromSender) {
+    async fn say_list(&mut self, offer: Offer, entries: Vec<Entry>) {
+        self.say(FromSender::Offer(offer)).await;
+        self.say(FromSender::Origin([1; 16])).await;
+        self.say(FromSender::Entries { entries, last: true }).await;
+    }
+
+    pub(super) async fn say(&mut self, word: FromSender) {
         // A receiver that has heard enough may be gone.
         let _ = framed::write(&mut self.control.0, &word).await;
     }
 
-    async fn hear(&mut self) -> FromReceiver {
+    pub(super) async fn hear(&mut self) -> FromReceiver {
         loop {
             match framed::expect(&mut self.control.1).await.unwrap() {
                 FromReceiver::Progress { .. } => {}
@@ -94,18 +109,23 @@ impl Liar {
         }
     }
 
-    async fn data(&self, transfer: u64, pieces: &[(Piece, &[u8])]) {
-        use crate::app::Bulk;
-        let mut stream = self.bulk.open_uni().await.unwrap();
-        let transfer = TransferId(transfer);
-        let mut bytes = codec::encode_framed(&DataHeader { transfer }).unwrap();
-        for (piece, data) in pieces {
-            bytes.extend(codec::encode_framed(piece).unwrap());
-            bytes.extend_from_slice(data);
-        }
-        let _ = stream.write(bytes.into()).await;
-        stream.finish();
+    pub(super) async fn data(&self, transfer: u64, pieces: &[(Piece, &[u8])]) {
+        data(&self.bulk, transfer, pieces).await;
     }
+}
+
+/// A data stream that holds these pieces.
+pub(super) async fn data(bulk: &Memory, transfer: u64, pieces: &[(Piece, &[u8])]) {
+    use crate::app::Bulk;
+    let mut stream = bulk.open_uni().await.unwrap();
+    let transfer = TransferId(transfer);
+    let mut bytes = codec::encode_framed(&DataHeader { transfer }).unwrap();
+    for (piece, data) in pieces {
+        bytes.extend(codec::encode_framed(piece).unwrap());
+        bytes.extend_from_slice(data);
+    }
+    let _ = stream.write(bytes.into()).await;
+    stream.finish();
 }
 
 /// Size of the file, and what comes on a stream.
@@ -121,7 +141,7 @@ fn piece(offset: u64, length: u32, value: Option<[u8; 32]>) -> Piece {
     }
 }
 
-fn right(bytes: &[u8]) -> Piece {
+pub(super) fn right(bytes: &[u8]) -> Piece {
     let length = u32::try_from(bytes.len()).unwrap();
     piece(0, length, Some(*blake3::hash(bytes).as_bytes()))
 }
@@ -307,10 +327,7 @@ async fn a_sender_that_compares_is_waited_for_and_one_that_says_nothing_is_not()
         ..terms(Conflict::Rename)
     };
     let mut liar = Liar::to(&place, terms);
-    liar.say(FromSender::Offer(offer_of(&[file(5)]))).await;
-    liar.say(FromSender::Origin([1; 16])).await;
-    let entries = vec![file(5)];
-    liar.say(FromSender::Entries { entries, last: true }).await;
+    liar.say_list(offer_of(&[file(5)]), vec![file(5)]).await;
     assert!(matches!(liar.hear().await, FromReceiver::Plan { .. }));
     assert!(matches!(liar.hear().await, FromReceiver::Wanted { .. }));
     for _ in 0..6 {

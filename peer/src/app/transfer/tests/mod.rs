@@ -1,14 +1,17 @@
 //! Sender and receiver against each other: whole, with liars, broken off and gone on with.
 
+mod deaf;
 mod fate;
 mod kills;
 mod liars;
+mod parts;
 mod resume;
 mod whole;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use super::messages::TransferId;
 use super::*;
@@ -29,6 +32,12 @@ impl Listener for Ears {
 }
 
 impl Ears {
+    /// Was an offer accepted?
+    fn accepted(&self) -> bool {
+        let events = self.0.lock().unwrap();
+        events.iter().any(|event| matches!(event, Event::Accepted { .. }))
+    }
+
     /// Bytes that were said to be verified at last.
     fn verified(&self) -> u64 {
         let events = self.0.lock().unwrap();
@@ -170,6 +179,18 @@ async fn receive_over(
     incoming
         .receive(&bulk, Arc::new(inbox), terms, ears, std::future::pending())
         .await
+}
+
+/// How long a test waits for what must come: longer than any machine is busy with something else.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Wait until it is so.
+async fn until(so: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !so() {
+        assert!(began.elapsed() < PATIENCE, "it does not come to that");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 fn names(dir: &Path) -> Vec<String> {

@@ -17,9 +17,6 @@ fn noise(len: usize) -> Vec<u8> {
     Dice(5).bytes(len)
 }
 
-/// How long an attempt may take to get far enough.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// An attempt of which no more than so many bytes come through, and that breaks once it has got this far.
 async fn broken(place: &Place, names: &[&str], budget: usize, far_enough: impl Fn(&Ears) -> bool) {
     let paths: Vec<_> = names.iter().map(|name| place.out(name)).collect();
