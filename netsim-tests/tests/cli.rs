@@ -456,6 +456,114 @@ fn ctrl_c_ends_a_transfer_cleanly_on_either_side() {
 }
 
 #[test]
+fn an_answer_is_for_the_offer_that_was_shown_last_and_for_none_that_is_gone() {
+    let world = World::start();
+    let (desk, nas) = world.pair();
+    let lap = world.machine("lap");
+    world.introduce(&lap, "lap", &nas, "nas");
+    let (first, second) = (world.file("first", b"1"), world.file("second", b"2"));
+    let out = world.path("out");
+    let mut asks = nas.spawn_at_terminal(&["recv", "-o", &out, "--json"]);
+    asks.wait_for("registered");
+    let mut gone = desk.spawn(&["send", &first, "--to", "nas", "--json"]);
+    asks.wait_for("offer");
+    // Half an answer, and the sender is gone.
+    asks.type_in("y");
+    gone.interrupt();
+    gone.finish();
+    assert_eq!(asks.wait_for("withdrawn")["peer"], "desk");
+    let mut sends = lap.spawn(&["send", &second, "--to", "nas", "--json"]);
+    asks.wait_for("offer");
+    // A person reads before answering.
+    asks.wait_until_said("take it from lap");
+    asks.type_in("\n");
+    assert_eq!(sends.finish(), 9, "{}", asks.talk());
+    let mut sends = lap.spawn(&["send", &second, "--to", "nas", "--json"]);
+    asks.wait_for("offer");
+    asks.type_in("y\n");
+    assert_eq!((sends.finish(), asks.finish()), (0, 0), "{}", asks.talk());
+    assert_eq!(fs::read(world.path("out/second")).unwrap(), b"2");
+    assert!(!fs::exists(world.path("out/first")).unwrap());
+}
+
+#[test]
+fn the_timeout_is_also_for_the_person_who_must_say_yes() {
+    let world = World::start();
+    let (desk, nas) = world.pair();
+    let (file, out) = (world.file("a.txt", b"new"), world.path("out"));
+    let mut asks = nas.spawn_at_terminal(&["recv", "-o", &out, "--timeout", "15s", "--json"]);
+    asks.wait_for("registered");
+    let mut sends = desk.spawn(&["send", &file, "--to", "nas", "--json"]);
+    asks.wait_for("offer");
+    assert_eq!((sends.finish(), asks.finish()), (9, 8), "{}", asks.talk());
+}
+
+#[test]
+fn recv_waits_for_a_sender_that_was_away_and_goes_on_with_it_alone() {
+    let world = World::start();
+    let (desk, nas) = world.pair();
+    let lap = world.machine("lap");
+    world.introduce(&lap, "lap", &nas, "nas");
+    let (file, other) = (world.file("big", &noise(20_000_000)), world.file("other", b"x"));
+    let out = world.path("out");
+    let mut waits = nas.spawn(&["recv", "-o", &out, "--yes", "--limit", "4MB/s", "--json"]);
+    waits.wait_for("registered");
+    let mut sends = desk.spawn(&["send", &file, "--to", "nas", "--json"]);
+    waits.wait_for("accepted");
+    // Whether or not it has heard by then that it was accepted.
+    sends.freeze();
+    let lost = waits.wait_for("lost");
+    let number = |field: &str| lost[field].as_u64();
+    assert_eq!((number("stored"), number("files")), (Some(0), Some(1)), "{lost}");
+    assert_eq!(lost["peer"], "desk");
+    waits.wait_until_said("desk: connection lost; waiting");
+    fails(
+        &lap.run(&["send", &other, "--to", "nas"]),
+        9,
+        &["declined", "busy"],
+    );
+    sends.thaw();
+    waits.wait_for("accepted");
+    waits.wait_for("done");
+    assert_eq!((sends.finish(), waits.finish()), (0, 0), "{}", waits.talk());
+    assert_eq!((waits.count("done"), waits.count("error")), (1, 0));
+    assert!(fs::read(world.path("out/big")).unwrap() == fs::read(file).unwrap());
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
+}
+
+#[test]
+fn ctrl_c_while_a_lost_sender_is_waited_for_keeps_what_is_there() {
+    let world = World::start();
+    let (desk, lap) = (world.machine("desk"), world.machine("lap"));
+    let (file, out) = (world.file("big", &noise(20_000_000)), world.path("out"));
+    let mut sends = desk.spawn(&["send", &file, "--server", &world.url, "--json"]);
+    let code = sends.wait_for("code")["code"].as_str().unwrap().to_owned();
+    let args = ["recv", &code, "-o", &out, "--server", &world.url, "--yes"];
+    let mut waits = lap.spawn(&[&args[..], &["--limit", "4MB/s", "--json"]].concat());
+    waits.wait_for("accepted");
+    sends.kill();
+    waits.wait_for("lost");
+    waits.interrupt();
+    assert_eq!(waits.finish(), 10, "{}", waits.talk());
+    assert_eq!(waits.last_error()["code"], 10);
+    assert!(fs::exists(world.path("out/.knothole-partial")).unwrap());
+}
+
+#[test]
+fn a_sender_that_stops_by_itself_is_not_waited_for() {
+    let world = World::start();
+    let (desk, nas) = world.pair();
+    let (file, out) = (world.file("big", &noise(20_000_000)), world.path("out"));
+    let mut waits = nas.spawn(&["recv", "-o", &out, "--yes", "--limit", "4MB/s", "--json"]);
+    waits.wait_for("registered");
+    let mut sends = desk.spawn(&["send", &file, "--to", "nas", "--json"]);
+    waits.wait_for("accepted");
+    sends.interrupt();
+    assert_eq!((sends.finish(), waits.finish()), (10, 10), "{}", waits.talk());
+    assert_eq!(waits.count("lost"), 0);
+}
+
+#[test]
 fn the_receiver_of_a_large_file_keeps_little_in_memory() {
     let world = World::start();
     let (desk, nas) = world.pair();
@@ -555,6 +663,18 @@ fn ctrl_c_ends_a_command_that_reads_stdin_and_leaves_no_file() {
         reads.interrupt();
         assert_eq!(reads.finish(), 130, "{args:?}: {}", reads.talk());
     }
+}
+
+#[test]
+fn netcheck_reads_its_server_from_stdin_once() {
+    let world = World::start();
+    let desk = world.machine("desk");
+    let scratch = world.path("scratch");
+    fs::create_dir(&scratch).unwrap();
+    let mut checks = desk.spawn_at_open_pipe(&["netcheck", "--server", "-", "--json"], &scratch);
+    checks.pipe_in(&format!("{}\n", world.url));
+    // The pipe stays open: a second read would wait for ever.
+    assert_eq!(checks.finish(), 0, "{}", checks.talk());
 }
 
 #[test]

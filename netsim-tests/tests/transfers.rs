@@ -11,9 +11,12 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use knothole::app::transfer::SERVICE;
+use knothole::app::framed;
+use knothole::app::transfer::messages::FromReceiver;
+use knothole::app::transfer::{Refused, SERVICE};
 use knothole::{
-    AddressBook, ConnectOptions, Contact, Home, Identity, Node, NodeConfig, PairSecret, PathPolicy, PeerId,
+    AddressBook, ConnectOptions, Connection, Contact, Home, Identity, Node, NodeConfig, PairSecret,
+    PathPolicy, PeerId,
 };
 use serde_json::Value;
 use support::{Running, World, done_of, fails, noise, stderr, stdout};
@@ -349,10 +352,71 @@ fn an_offer_that_breaks_off_before_anything_is_accepted_does_not_end_recv() {
     assert_eq!(fs::read(world.path("out/f")).unwrap(), b"x");
 }
 
+#[test]
+fn who_is_busy_says_so_before_anything_of_an_offer_is_read() {
+    let world = World::start();
+    let (desk, nas) = world.pair();
+    let lap = world.machine("lap");
+    world.introduce(&lap, "lap", &nas, "nas");
+    let out = world.path("out");
+    let mut waits = nas.spawn(&["recv", "-o", &out, "--yes", "--limit", "1MB/s", "--json"]);
+    waits.wait_for("registered");
+    let long = world.file("long", &noise(60_000_000));
+    let mut sends = desk.spawn(&["send", &long, "--to", "nas", "--json"]);
+    sends.wait_for("accepted");
+    assert_eq!(
+        first_answer(&lap, &world.url, "nas", 1),
+        FromReceiver::Decline(Refused::Busy)
+    );
+}
+
+#[test]
+fn one_connection_has_one_list_read_at_a_time() {
+    let world = World::start();
+    let (desk, nas) = world.pair();
+    let _up = nas.up(&["--inbox", &world.path("in")]);
+    assert_eq!(
+        first_answer(&desk, &world.url, "nas", 2),
+        FromReceiver::Decline(Refused::Busy)
+    );
+}
+
+/// Begin so many transfers on one connection with the identity of this machine, say nothing, and see what is answered first.
+fn first_answer(machine: &support::Machine, url: &str, to: &str, transfers: usize) -> FromReceiver {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let (node, connection) = connect(machine, url, to).await;
+        let mut answers = tokio::task::JoinSet::new();
+        for _ in 0..transfers {
+            let (send, mut recv) = connection.open(SERVICE).await.unwrap();
+            answers.spawn(async move {
+                let answer = framed::expect(&mut recv).await.unwrap();
+                drop(send);
+                answer
+            });
+        }
+        let first = answers.join_next().await.unwrap().unwrap();
+        node.shutdown().await;
+        first
+    })
+}
+
 /// Begin a transfer with the identity of this machine, say nothing, and wait until the other side has had enough of it.
 fn offer_nothing(machine: &support::Machine, url: &str, to: &str) {
     /// Most that is read of the answer, in bytes: one message.
     const ANSWER_MAX: usize = 1024;
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let (node, connection) = connect(machine, url, to).await;
+        let (mut send, mut recv) = connection.open(SERVICE).await.unwrap();
+        send.finish().unwrap();
+        recv.read_to_end(ANSWER_MAX).await.unwrap();
+        node.shutdown().await;
+    });
+}
+
+/// A connection with the identity of this machine.
+async fn connect(machine: &support::Machine, url: &str, to: &str) -> (Node, Connection) {
     let home = Home::at(machine.home());
     let book = AddressBook::load(&home.book()).unwrap();
     let peer = book.resolve(to).unwrap().id;
@@ -365,15 +429,9 @@ fn offer_nothing(machine: &support::Machine, url: &str, to: &str) {
         policy: PathPolicy::Auto,
         timeout: Duration::from_secs(60),
     };
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let node = Node::start(config).await.unwrap();
-        let connection = node.connect(peer, options).await.unwrap();
-        let (mut send, mut recv) = connection.open(SERVICE).await.unwrap();
-        send.finish().unwrap();
-        recv.read_to_end(ANSWER_MAX).await.unwrap();
-        node.shutdown().await;
-    });
+    let node = Node::start(config).await.unwrap();
+    let connection = node.connect(peer, options).await.unwrap();
+    (node, connection)
 }
 
 #[test]

@@ -16,7 +16,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`id`], [`addr`], [`path`], [`seed`], [`quota`], [`transmit`], [`server_url`], [`aligned`], [`receive_buffers`] | words that all the others use |
+//! | [`id`], [`addr`], [`path`], [`seed`], [`quota`], [`transmit`], [`server_url`], [`aligned`], [`receive_buffers`], [`refusals`] | words that all the others use |
 //! | [`wire`] | everything that crosses the network: types and bytes |
 //! | [`pairing`] | two machines get to know each other by a short code |
 //! | [`rendezvous`] | the server: registry, introductions, relay |
@@ -38,6 +38,7 @@ pub mod plan;
 pub mod punch;
 pub mod quota;
 pub mod receive_buffers;
+pub mod refusals;
 pub mod rendezvous;
 pub mod seed;
 pub mod server_url;

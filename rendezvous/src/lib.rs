@@ -32,6 +32,7 @@ mod server;
 mod socket;
 mod store;
 mod tls;
+mod udp;
 mod worker;
 
 pub use config::{Config, RELAY_TOTAL_BITS, StartError};

@@ -11,7 +11,7 @@ use knothole_proto::rendezvous::{Registry, RegistryConfig, RelayConfig, RelaySta
 use knothole_proto::seed::Seed;
 use knothole_proto::server_url::ServerUrl;
 use knothole_proto::stun::{ServerSocket, StunConfig, StunServer, StunStats};
-use quinn::{Endpoint, Runtime, TokioRuntime};
+use quinn::{Endpoint, TokioRuntime};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -26,7 +26,7 @@ use crate::datagrams::{
 use crate::inbox::inbox;
 use crate::listening::Listening;
 use crate::public_host::{self, PublicHost};
-use crate::socket::Port;
+use crate::socket::{self, Port};
 use crate::worker::Worker;
 use crate::{control, store, tls};
 
@@ -234,6 +234,7 @@ impl Server {
             datagrams: datagrams.clone(),
             store: claims,
             links: BTreeMap::new(),
+            proofs: JoinSet::new(),
         };
         let (closing, watch_closing) = watch::channel(false);
         let mut server = Self {
@@ -386,11 +387,7 @@ fn datagrams(
     };
     let mut wires = Vec::with_capacity(listening.sockets.len());
     for bound in listening.sockets {
-        let wrapped = bound
-            .sockets
-            .into_iter()
-            .map(|socket| TokioRuntime.wrap_udp_socket(socket));
-        let sockets: std::io::Result<Vec<_>> = wrapped.collect();
+        let sockets: std::io::Result<Vec<_>> = bound.sockets.into_iter().map(socket::wrap).collect();
         wires.push(Wire {
             sockets: sockets.map_err(|source| StartError::socket(bound.local, source))?,
             local: bound.local,

@@ -14,6 +14,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tracing::debug;
 
 use crate::inbox::Inbox;
+use crate::udp::Udp;
 
 /// Bytes asked of the kernel for each direction of a socket: 40 ms at 1 Gbit/s, the longest that the receiving thread
 /// should be away. The kernel grants at most net.core.rmem_max and wmem_max; less means drops under bursts.
@@ -93,6 +94,14 @@ pub(crate) fn buffers(socket: &UdpSocket) -> Buffers {
         receive: socket.recv_buffer_size().unwrap_or(0),
         send: socket.send_buffer_size().unwrap_or(0),
     }
+}
+
+/// What workers read and everybody sends through, from a bound socket. Needs a runtime.
+///
+/// # Errors
+/// Of the system.
+pub(crate) fn wrap(socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+    Ok(Arc::new(Udp::new(socket)?))
 }
 
 /// What a QUIC endpoint sends through and receives from: it sends through the first socket of its address, and gets what

@@ -20,6 +20,7 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error as TlsError, SignatureScheme,
 };
 
+use crate::control::Witnesses;
 use crate::identity::{Identity, peer_of};
 
 /// A connection without a packet for this long is gone, in milliseconds. Nodes are told to speak every 15 s; two lost
@@ -125,6 +126,7 @@ fn transport() -> TransportConfig {
         .send_window(SEND_WINDOW)
         .crypto_buffer_size(CRYPTO_BUFFER)
         .datagram_receive_buffer_size(None)
+        .congestion_controller_factory(Arc::new(Witnesses))
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_MS))))
         .keep_alive_interval(Some(KEEP_ALIVE));
     transport

@@ -164,16 +164,21 @@ impl Machine {
 
     /// `up` with a person at its terminal.
     pub(crate) fn up_at_terminal(&self) -> Running {
+        let mut up = self.spawn_at_terminal(&["up", "--json"]);
+        up.wait_for("registered");
+        up
+    }
+
+    /// Start a command with a person at its terminal.
+    pub(crate) fn spawn_at_terminal(&self, args: &[&str]) -> Running {
         use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
         let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&person).unwrap();
         unlockpt(&person).unwrap();
         let name = ptsname(&person, Vec::new()).unwrap().into_string().unwrap();
         let terminal = File::options().read(true).write(true).open(name).unwrap();
-        let mut command = self.command(&["up", "--json"]);
-        let mut up = Running::start(command.stdin(Stdio::from(terminal)), self.log(), Some(person));
-        up.wait_for("registered");
-        up
+        let mut command = self.command(args);
+        Running::start(command.stdin(Stdio::from(terminal)), self.log(), Some(person))
     }
 
     /// `up` that finds a file system of 8 MiB at its inbox; `None` where such a thing may not be mounted.
@@ -296,6 +301,11 @@ impl Running {
             .unwrap_or_else(|| panic!("ended by a signal: {}", self.talk()))
     }
 
+    /// How many events of this kind it told so far.
+    pub(crate) fn count(&self, kind: &str) -> usize {
+        self.seen.iter().filter(|event| event["event"] == kind).count()
+    }
+
     pub(crate) fn last_error(&self) -> &Value {
         self.seen.iter().rfind(|event| event["event"] == "error").unwrap()
     }
@@ -318,9 +328,25 @@ impl Running {
         self.signal(Signal::INT);
     }
 
+    /// Let it do nothing, as a machine that sleeps.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Let it go on where it was.
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Write into its pipe, which stays open.
+    pub(crate) fn pipe_in(&mut self, text: &str) {
+        let pipe = self.child.stdin.as_mut().unwrap();
+        pipe.write_all(text.as_bytes()).unwrap();
     }
 
     /// Type at its terminal.

@@ -381,13 +381,6 @@ pub(super) fn is_attended() -> bool {
     std::io::stdin().is_terminal()
 }
 
-/// Put a yes-or-no question to the person at the terminal. Anything but a yes is a no.
-pub(super) async fn ask(output: &Output, question: &str) -> bool {
-    output.ask(question);
-    let answer = tokio::task::spawn_blocking(|| read_line("y or n")).await;
-    matches!(answer, Ok(Ok(answer)) if matches!(answer.to_ascii_lowercase().as_str(), "y" | "yes"))
-}
-
 /// The name that this machine is known by unless a person says otherwise: the remembered one, or the host's.
 pub(super) fn own_name(book: &AddressBook) -> Result<Name, Failure> {
     if let Some(name) = &book.name {

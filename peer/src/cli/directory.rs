@@ -5,9 +5,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::json;
 
 use super::args::ForgetArgs;
-use super::context::{Context, ask, is_attended};
+use super::context::{Context, is_attended};
 use super::failure::{Failure, code};
 use super::local::{self, Asked};
+use super::question::ask;
 use crate::book::{AddressBook, Contact};
 
 /// Print this machine's id, making a key if it has none.

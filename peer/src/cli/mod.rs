@@ -12,7 +12,9 @@ mod odds;
 mod output;
 mod pair;
 mod ping;
+mod places;
 mod progress;
+mod question;
 mod recv;
 mod run;
 mod seat;
@@ -24,6 +26,7 @@ mod status;
 mod terminal;
 mod transfer;
 mod up;
+mod waiting;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use knothole_proto::server_url::ServerUrl;
 use serde_json::{Map, Value, json};
 
 use super::args::NetcheckArgs;
@@ -25,7 +26,15 @@ const STUN_PORT: u16 = 3478;
 
 /// Check and tell.
 pub(super) async fn run(context: &Context, args: NetcheckArgs) -> Result<(), Failure> {
-    let servers = servers(context, &args).await?;
+    // Once: its line may come from stdin.
+    let own = match args.stun.is_empty() {
+        true => Some(own_server(context).await?),
+        false => None,
+    };
+    let servers = match &own {
+        Some(server) => vec![(server.host.clone(), server.port)],
+        None => named_servers(&args)?,
+    };
     let names: Vec<&str> = servers.iter().map(|(host, _)| host.as_str()).collect();
     context
         .output
@@ -43,7 +52,7 @@ pub(super) async fn run(context: &Context, args: NetcheckArgs) -> Result<(), Fai
     let expected = if said.problem {
         Vec::new()
     } else {
-        odds(&report.fingerprint, &counted(context, &args).await)
+        odds(&report.fingerprint, &counted(context, own).await)
     };
     tell(context, &report, &said, &expected);
     if !said.problem {
@@ -56,33 +65,31 @@ pub(super) async fn run(context: &Context, args: NetcheckArgs) -> Result<(), Fai
     ))
 }
 
-/// Whom to ask: the server that was named for this, or the node's own.
-async fn servers(context: &Context, args: &NetcheckArgs) -> Result<Vec<(String, u16)>, Failure> {
-    if !args.stun.is_empty() {
-        let named = args.stun.iter().map(|text| {
-            parse(text).ok_or_else(|| {
-                Failure::new(
-                    code::USAGE,
-                    format!("{text:?} is no host with a port"),
-                    "--stun HOST:PORT, such as stun.example.org:3478",
-                )
-            })
-        });
-        return named.collect();
-    }
-    let server = context
-        .server(&context.book()?)
-        .await
-        .map_err(|failure| match failure.code {
-            code::CONFIG if failure.message.contains("no server yet") => Failure {
-                hint:
-                    "--stun HOST:PORT with any STUN server of RFC 5780, or --server with the line of your own"
-                        .to_owned(),
-                ..failure
-            },
-            _ => failure,
-        })?;
-    Ok(vec![(server.host, server.port)])
+/// The servers that were named for this.
+fn named_servers(args: &NetcheckArgs) -> Result<Vec<(String, u16)>, Failure> {
+    let named = args.stun.iter().map(|text| {
+        parse(text).ok_or_else(|| {
+            Failure::new(
+                code::USAGE,
+                format!("{text:?} is no host with a port"),
+                "--stun HOST:PORT, such as stun.example.org:3478",
+            )
+        })
+    });
+    named.collect()
+}
+
+/// The node's own server.
+async fn own_server(context: &Context) -> Result<ServerUrl, Failure> {
+    let server = context.server(&context.book()?).await;
+    server.map_err(|failure| match failure.code {
+        code::CONFIG if failure.message.contains("no server yet") => Failure {
+            hint: "--stun HOST:PORT with any STUN server of RFC 5780, or --server with the line of your own"
+                .to_owned(),
+            ..failure
+        },
+        _ => failure,
+    })
 }
 
 fn parse(text: &str) -> Option<(String, u16)> {

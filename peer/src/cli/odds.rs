@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
+use knothole_proto::server_url::ServerUrl;
 use knothole_proto::wire::{NetworkClass, OddsRow};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::args::NetcheckArgs;
 use super::context::Context;
 use crate::identity::Identity;
 use crate::netcheck::Odds;
@@ -16,10 +16,10 @@ use crate::node::{Node, NodeConfig};
 /// How long the server's counts are waited for: they are worth no more, and what is expected is known without them.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What the node's server has counted. Empty if it cannot be asked: none is remembered, or it does not know this machine, which
+/// What the node's own server has counted. Empty if it cannot be asked: there is none, or it does not know this machine, which
 /// is not to be registered for this; or it does not answer.
-pub(super) async fn counted(context: &Context, args: &NetcheckArgs) -> Vec<OddsRow> {
-    let Some(config) = config(context, args).await else {
+pub(super) async fn counted(context: &Context, server: Option<ServerUrl>) -> Vec<OddsRow> {
+    let Some(config) = server.and_then(|server| config(context, server)) else {
         return Vec::new();
     };
     let asked = async {
@@ -32,12 +32,8 @@ pub(super) async fn counted(context: &Context, args: &NetcheckArgs) -> Vec<OddsR
 }
 
 /// A node that only asks.
-async fn config(context: &Context, args: &NetcheckArgs) -> Option<NodeConfig> {
-    if !args.stun.is_empty() {
-        return None;
-    }
+fn config(context: &Context, server: ServerUrl) -> Option<NodeConfig> {
     let book = context.book().ok()?;
-    let server = context.server(&book).await.ok()?;
     // Remembered means that this machine was registered there.
     let known = book.server.as_ref().is_some_and(|known| known.key == server.key);
     let identity = Identity::load(&context.home.identity()).ok().filter(|_| known)?;

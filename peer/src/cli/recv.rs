@@ -4,12 +4,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use knothole_proto::server_url::ServerUrl;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::args::RecvArgs;
 use super::context::{Context, Wanted, is_attended, own_name};
 use super::failure::{Failure, code};
 use super::meeting;
-use super::serve::{Ended, Host, Taking};
+use super::serve::{Host, Taking};
+use super::waiting::Waiting;
 use crate::app::transfer::Limit;
 use crate::book::AddressBook;
 use crate::node::Node;
@@ -102,51 +105,33 @@ async fn by_code(
 }
 
 /// Serve connections until one of them has brought a transfer to an end.
-async fn take_one(context: &Context, node: &Node, book: AddressBook, taking: Taking) -> Result<(), Failure> {
+async fn take_one(
+    context: &Context,
+    node: &Node,
+    book: AddressBook,
+    mut taking: Taking,
+) -> Result<(), Failure> {
     let by_code = taking.only.is_some();
-    let (host, mut ended) = Host::new(context, book, taking);
+    let give_up = context.global.timeout.map(|timeout| Instant::now() + timeout);
+    taking.until = give_up;
+    let (host, ended) = Host::new(context, book, taking);
     let host = Arc::new(host);
-    let mut connections = tokio::task::JoinSet::new();
-    let waiting = async {
+    let waiting = Waiting::new(host.seat(), ended, context.stop.clone(), by_code, give_up);
+    let mut connections = JoinSet::new();
+    let serving = async {
         loop {
             tokio::select! {
                 connection = node.accept() => match connection {
                     Some(connection) => host.spawn(&mut connections, connection),
-                    None => return Err(Failure::new(code::SERVER, "the node has stopped", "again")),
-                },
-                Some(end) = ended.recv() => match end {
-                    // There is nobody else who could send.
-                    Ended::Declined if by_code => {
-                        return Err(Failure::new(code::REFUSED, "nothing was taken", ""));
-                    }
-                    Ended::Failed(failure) if by_code && !host.is_taken() => return Err(failure),
-                    // Somebody else may still send something that is wanted; and whoever began anew is at it.
-                    Ended::Declined | Ended::Busy | Ended::Failed(_) | Ended::Replaced => {}
-                    Ended::Taken(result) => return result,
+                    None => return Failure::new(code::SERVER, "the node has stopped", "again"),
                 },
                 Some(_) = connections.join_next() => {}
             }
         }
     };
-    // A running transfer sees the stop itself and ends it cleanly; `--timeout` is for waiting only.
-    tokio::pin!(waiting);
-    let limit = async {
-        match context.global.timeout {
-            Some(timeout) => {
-                tokio::time::sleep(timeout).await;
-                host.idle().await;
-            }
-            None => std::future::pending().await,
-        }
-    };
-    let stopped = async {
-        context.stop.wait().await;
-        host.idle().await;
-    };
     tokio::select! {
         biased;
-        ended = &mut waiting => ended,
-        () = limit => Err(Failure::timeout("a transfer")),
-        () = stopped => Err(Failure::interrupted()),
+        ended = waiting.run() => ended,
+        failure = serving => Err(failure),
     }
 }

@@ -1,83 +1,170 @@
-//! Whose transfer a command takes that takes one and ends with it.
+//! Who is taking what: one transfer with which the command ends, or as many as come.
 //!
-//! Whoever comes first has the seat, and everybody else is turned away until it is free again. Another attempt of the same
-//! transfer is let in beside it: a sender that was killed is back before its old connection is surely dead.
-
-use std::sync::{Mutex, MutexGuard, PoisonError};
+//! Where one is taken, whoever comes first has the seat, and everybody else is turned away until it is free again. Another
+//! attempt of the same transfer is let in beside it: a sender that was killed is back before its old connection is surely
+//! dead. A transfer whose connection was lost keeps the seat, so that it can go on when its sender is back.
+//!
+//! Whoever is let in tells how it ended before it leaves: once the seat is vacant, there is no end that was not told.
 
 use knothole_proto::id::PeerId;
+use tokio::sync::watch;
 
 /// A place for one transfer, or for as many as come.
 #[derive(Debug)]
 pub(super) struct Seat {
     only_one: bool,
-    state: Mutex<State>,
+    state: watch::Sender<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// The sender, and the names at the top of what it sends: the same that make it the same transfer for those who replace it.
-    transfer: Option<(PeerId, Vec<String>)>,
-    /// How many attempts of it are under way.
-    attempts: usize,
+    /// The sender, and the hash of the names at the top of what it sends: the same that make it the same transfer for those
+    /// who replace it.
+    transfer: Option<(PeerId, blake3::Hash)>,
+    /// Files and bytes of it that the person said yes to.
+    agreed: Option<(u32, u64)>,
+    /// Attempts of it that are under way, ascending.
+    attempts: Vec<u64>,
+    /// The number of the newest attempt.
+    newest: u64,
+    /// It was begun, and nobody else is let in while its sender may come back.
+    is_kept: bool,
     /// It came to its end, and nothing is taken any more.
-    over: bool,
+    is_over: bool,
+    /// Nobody is let in any more.
+    is_closed: bool,
 }
 
 /// An attempt of the transfer that has the seat, until dropped.
 #[derive(Debug)]
-pub(super) struct Seated<'a>(&'a Seat);
+pub(super) struct Seated<'a> {
+    seat: &'a Seat,
+    number: u64,
+}
 
 impl Seat {
     /// A free seat, which `only_one` transfer can have.
     pub(super) fn new(only_one: bool) -> Self {
         Self {
             only_one,
-            state: Mutex::default(),
+            state: watch::Sender::default(),
         }
     }
 
-    /// Let an attempt of this transfer in; `None` if another transfer has the seat.
-    pub(super) fn enter(&self, sender: PeerId, names: Vec<String>) -> Option<Seated<'_>> {
-        let mut state = self.state();
+    /// May an attempt of this sender be let in, as far as can be said before its names are known?
+    pub(super) fn admits(&self, sender: PeerId) -> bool {
+        let state = self.state.borrow();
+        let is_other = state.transfer.as_ref().is_none_or(|(of, _)| *of != sender);
+        self.lets_in(&state, is_other)
+    }
+
+    /// Let an attempt of this transfer in; `None` if another transfer has the seat, or nothing is taken any more.
+    pub(super) fn enter(&self, sender: PeerId, names: blake3::Hash) -> Option<Seated<'_>> {
         let transfer = Some((sender, names));
-        let is_other = state.attempts > 0 && state.transfer != transfer;
-        if self.only_one && (state.over || is_other) {
-            return None;
-        }
-        state.transfer = transfer;
-        state.attempts += 1;
-        Some(Seated(self))
+        let mut number = None;
+        self.state.send_if_modified(|state| {
+            let is_other = state.transfer != transfer;
+            if !self.lets_in(state, is_other) {
+                return false;
+            }
+            if is_other {
+                state.agreed = None;
+                state.transfer = transfer;
+            }
+            state.newest += 1;
+            state.attempts.push(state.newest);
+            number = Some(state.newest);
+            true
+        });
+        number.map(|number| Seated { seat: self, number })
     }
 
-    /// Is a transfer under way, or was one taken?
-    pub(super) fn is_taken(&self) -> bool {
-        let state = self.state();
-        state.over || state.attempts > 0
+    /// Let nobody in any more.
+    pub(super) fn close(&self) {
+        self.state.send_modify(|state| state.is_closed = true);
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        // What is guarded changes in one step: a panic elsewhere leaves it whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Let nobody in any more if nobody is there; `false` if somebody is.
+    pub(super) fn close_if_vacant(&self) -> bool {
+        let mut is_vacant = false;
+        self.state.send_modify(|state| {
+            is_vacant = state.attempts.is_empty();
+            state.is_closed |= is_vacant;
+        });
+        is_vacant
+    }
+
+    /// Wait until no attempt is under way.
+    pub(super) async fn vacated(&self) {
+        // Fails only when the seat is gone.
+        let _ = self
+            .state
+            .subscribe()
+            .wait_for(|state| state.attempts.is_empty())
+            .await;
+    }
+
+    fn lets_in(&self, state: &State, is_other: bool) -> bool {
+        let is_reserved = state.is_kept || !state.attempts.is_empty();
+        !state.is_closed && !(self.only_one && (state.is_over || is_reserved && is_other))
     }
 }
 
 impl Seated<'_> {
-    /// Is another attempt of this transfer under way, which may still bring it to its end?
+    /// Is a newer attempt of this transfer under way, which may still bring it to its end?
     pub(super) fn is_followed(&self) -> bool {
-        let state = self.0.state();
-        self.0.only_one && !state.over && state.attempts > 1
+        let state = self.seat.state.borrow();
+        let is_newest = state.attempts.iter().all(|number| *number <= self.number);
+        self.seat.only_one && !state.is_over && !is_newest
     }
 
     /// The transfer came to its end with this attempt, and nobody is let in any more; `false` if it had already.
     pub(super) fn finish(&self) -> bool {
-        !self.0.only_one || !std::mem::replace(&mut self.0.state().over, true)
+        let mut is_first = true;
+        if self.seat.only_one {
+            self.seat.state.send_modify(|state| {
+                is_first = !std::mem::replace(&mut state.is_over, true);
+            });
+        }
+        is_first
+    }
+
+    /// The connection was lost: nobody but another attempt of this transfer is let in from now on. `false` if it is not waited
+    /// for: others have room beside it, or there is an end already.
+    pub(super) fn keep(&self) -> bool {
+        let mut is_kept = false;
+        self.seat.state.send_modify(|state| {
+            is_kept = self.seat.only_one && !state.is_over && !state.is_closed;
+            state.is_kept |= is_kept;
+        });
+        is_kept
+    }
+
+    /// Was it begun before, so that its sender has been waited for?
+    pub(super) fn is_kept(&self) -> bool {
+        self.seat.state.borrow().is_kept
+    }
+
+    /// The person said yes to so many files and bytes of this transfer.
+    pub(super) fn agree(&self, files: u32, bytes: u64) {
+        if self.seat.only_one {
+            let agreed = Some((files, bytes));
+            self.seat.state.send_modify(|state| state.agreed = agreed);
+        }
+    }
+
+    /// Did the person say yes to exactly this before?
+    pub(super) fn is_agreed(&self, files: u32, bytes: u64) -> bool {
+        self.seat.state.borrow().agreed == Some((files, bytes))
     }
 }
 
 impl Drop for Seated<'_> {
     fn drop(&mut self) {
-        self.0.state().attempts -= 1;
+        let number = self.number;
+        self.seat
+            .state
+            .send_modify(|state| state.attempts.retain(|of| *of != number));
     }
 }
 
@@ -89,20 +176,19 @@ mod tests {
         PeerId::from_bytes([number; 32])
     }
 
-    fn names(name: &str) -> Vec<String> {
-        vec![name.to_owned()]
+    fn names(name: &str) -> blake3::Hash {
+        blake3::hash(name.as_bytes())
     }
 
     #[test]
     fn another_transfer_is_turned_away_until_the_seat_is_free() {
         let seat = Seat::new(true);
-        assert!(!seat.is_taken());
         let first = seat.enter(sender(1), names("a")).unwrap();
-        assert!(seat.is_taken());
+        assert!(seat.admits(sender(1)) && !seat.admits(sender(2)));
         assert!(seat.enter(sender(2), names("a")).is_none());
         assert!(seat.enter(sender(1), names("b")).is_none());
         drop(first);
-        assert!(!seat.is_taken());
+        assert!(seat.admits(sender(2)));
         assert!(seat.enter(sender(2), names("a")).is_some());
     }
 
@@ -113,8 +199,11 @@ mod tests {
         assert!(!old.is_followed());
         let new = seat.enter(sender(1), names("a")).unwrap();
         assert!(old.is_followed());
+        assert!(
+            !new.is_followed(),
+            "the old one brings nothing to an end any more"
+        );
         drop(old);
-        assert!(!new.is_followed());
         let newer = seat.enter(sender(1), names("a")).unwrap();
         assert!(new.finish());
         assert!(!newer.finish());
@@ -125,11 +214,59 @@ mod tests {
     fn nobody_is_let_in_after_the_end() {
         let seat = Seat::new(true);
         let only = seat.enter(sender(1), names("a")).unwrap();
-        assert!(only.finish());
+        assert!(only.finish() && !only.keep());
         drop(only);
-        assert!(seat.is_taken());
+        assert!(!seat.admits(sender(1)));
         assert!(seat.enter(sender(1), names("a")).is_none());
         assert!(seat.enter(sender(2), names("b")).is_none());
+    }
+
+    #[test]
+    fn a_transfer_whose_connection_was_lost_keeps_the_seat_for_itself() {
+        let seat = Seat::new(true);
+        let lost = seat.enter(sender(1), names("a")).unwrap();
+        assert!(!lost.is_kept() && lost.keep());
+        drop(lost);
+        assert!(seat.admits(sender(1)) && !seat.admits(sender(2)));
+        assert!(seat.enter(sender(2), names("a")).is_none());
+        assert!(seat.enter(sender(1), names("b")).is_none());
+        let back = seat.enter(sender(1), names("a")).unwrap();
+        assert!(back.is_kept() && back.finish());
+    }
+
+    #[test]
+    fn a_yes_holds_for_the_same_files_of_the_same_sender_and_for_nothing_else() {
+        let seat = Seat::new(true);
+        let first = seat.enter(sender(1), names("a")).unwrap();
+        assert!(!first.is_agreed(2, 10));
+        first.agree(2, 10);
+        drop(first);
+        let again = seat.enter(sender(1), names("a")).unwrap();
+        assert!(again.is_agreed(2, 10));
+        assert!(!again.is_agreed(3, 10) && !again.is_agreed(2, 11));
+        drop(again);
+        let other = seat.enter(sender(2), names("a")).unwrap();
+        assert!(!other.is_agreed(2, 10));
+        drop(other);
+        let serves_on = Seat::new(false);
+        let any = serves_on.enter(sender(1), names("a")).unwrap();
+        any.agree(2, 10);
+        assert!(!any.is_agreed(2, 10), "who serves on asks each time");
+    }
+
+    #[test]
+    fn a_closed_seat_lets_nobody_in_and_one_that_is_taken_is_not_closed_in_passing() {
+        for only_one in [true, false] {
+            let seat = Seat::new(only_one);
+            let first = seat.enter(sender(1), names("a")).unwrap();
+            assert!(!seat.close_if_vacant() && seat.admits(sender(1)));
+            seat.close();
+            assert!(!seat.admits(sender(1)));
+            assert!(seat.enter(sender(1), names("a")).is_none());
+            assert!(!first.keep(), "nobody could come back");
+            drop(first);
+            assert!(seat.close_if_vacant());
+        }
     }
 
     #[test]
@@ -138,6 +275,7 @@ mod tests {
         let one = seat.enter(sender(1), names("a")).unwrap();
         let two = seat.enter(sender(2), names("b")).unwrap();
         assert!(!one.is_followed() && !two.is_followed());
+        assert!(!one.keep(), "nobody waits for it");
         assert!(one.finish() && two.finish());
         assert!(seat.enter(sender(3), names("c")).is_some());
     }

@@ -12,7 +12,7 @@ use super::args::SendArgs;
 use super::context::{Context, PathTeller, Wanted};
 use super::failure::{Failure, code};
 use super::meeting;
-use super::transfer::{Done, Teller, amount, name_some};
+use super::transfer::{Done, RETURN_PATIENCE, Teller, amount, is_lost, name_some};
 use crate::app::transfer::messages::TransferId;
 use crate::app::transfer::names::safe_name;
 use crate::app::transfer::{self, Limit, SendError, Sending, Sent, Sources};
@@ -23,9 +23,6 @@ use crate::untrusted::Untrusted;
 
 /// How long a machine that has just typed the code may take to be reachable at the server.
 const ARRIVAL_PATIENCE: Duration = Duration::from_secs(15);
-
-/// How long is tried to go on with a transfer whose connection was lost: a restart of a router or of a laptop that slept.
-const RETURN_PATIENCE: Duration = Duration::from_secs(120);
 
 /// How long between two attempts to connect.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
@@ -206,7 +203,7 @@ impl Errand {
                 () = self.context.stop.wait() => Err(Stopped::Person),
             };
             let broken = match sent {
-                Err(Stopped::Error(error @ SendError::Interrupted { .. })) => error,
+                Err(Stopped::Error(error)) if broke_off(&error, &connection) => error,
                 sent => break sent,
             };
             let peer = self.contact.petname.as_str();
@@ -302,6 +299,15 @@ impl From<Stopped> for Failure {
             Stopped::Error(error) => error.into(),
             Stopped::Failure(failure) => failure,
         }
+    }
+}
+
+/// Did it break off because the connection did? The receiver may have accepted without this side's knowing, and waits then.
+fn broke_off(error: &SendError, connection: &Connection) -> bool {
+    match error {
+        SendError::Interrupted { .. } => true,
+        SendError::Frame(_) | SendError::Stream(_) => is_lost(connection),
+        _ => false,
     }
 }
 

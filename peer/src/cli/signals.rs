@@ -32,11 +32,22 @@ impl Stop {
         Ok(Self(stop))
     }
 
+    /// Has the person asked for it by now?
+    pub(super) fn is_asked(&self) -> bool {
+        *self.0.borrow()
+    }
+
     /// Wait until the person asks for a stop.
     pub(super) async fn wait(&self) {
         // Fails only when the listening task is gone, with the runtime.
         if self.0.clone().wait_for(|stop| *stop).await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+
+    /// A person that a test plays.
+    #[cfg(test)]
+    pub(super) fn told_by(person: &watch::Sender<bool>) -> Self {
+        Self(person.subscribe())
     }
 }

@@ -1,4 +1,4 @@
-//! What sending and receiving have in common on the screen.
+//! What sending and receiving have in common: what is on the screen, and how long either waits for the other.
 
 use std::fmt::Display;
 use std::path::Path as FilePath;
@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use knothole_proto::path::Path;
+use quinn::ConnectionError;
 use serde_json::json;
 use tokio::sync::watch;
 
@@ -15,8 +16,21 @@ use super::output::{Output, bit_rate, path_fields, path_words, rate, size};
 use super::progress::Meter;
 use crate::app::transfer::Outcome;
 use crate::app::{Event, Listener};
-use crate::session::PathState;
+use crate::session::{CODE_DONE, Connection, PathState};
 use crate::untrusted::Untrusted;
+
+/// How long either side tries to go on with a transfer whose connection was lost: a restart of a router, or of a laptop that
+/// slept. A receiver that waited shorter would not be there when its sender is back.
+pub(super) const RETURN_PATIENCE: Duration = Duration::from_secs(120);
+
+/// Was this connection lost? Whoever closed it was done with it, and who ends its streams alone tries nothing more.
+pub(super) fn is_lost(connection: &Connection) -> bool {
+    match connection.close_reason() {
+        None => false,
+        Some(ConnectionError::ApplicationClosed(close)) => close.error_code != CODE_DONE,
+        Some(_) => true,
+    }
+}
 
 /// Shows a transfer while it runs.
 pub(super) struct Teller {

@@ -240,7 +240,7 @@ impl Up {
     }
 
     async fn say_goodbye(&mut self) {
-        let transfers = tokio::time::timeout(GOODBYE, self.host.idle()).await;
+        let transfers = tokio::time::timeout(GOODBYE, self.host.wind_up()).await;
         if transfers.is_err() {
             tracing::warn!("a transfer did not end in time");
         }

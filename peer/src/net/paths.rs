@@ -6,6 +6,7 @@
 //! only the client migrate).
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -22,7 +23,7 @@ const PREFIX: [u16; 3] = [0xfd6b, 0x6e6f, 0x7400];
 /// Port of every virtual address; QUIC wants one that is not 0.
 const VIRTUAL_PORT: u16 = 1;
 
-/// Most source addresses that one link may have at a time. A peer has a few real ones; further ones are not taken.
+/// Most source addresses that one link may have, or wait for, at a time. A peer has a few real ones; further ones are not taken.
 const SOURCES_PER_LINK_MAX: usize = 16;
 
 /// The address by which QUIC knows a link.
@@ -121,11 +122,60 @@ fn note(flag: &AtomicBool) {
     }
 }
 
+/// The links whose peers were heard from one address. A probe alone does not prove that its sender is there: a peer can
+/// forge the address of another one. So the address belongs to whoever was first, until another one is proven there or
+/// the first one has left: a peer that starts anew is heard from where its old link still seems to live.
+#[derive(Clone, Debug)]
+struct Claims {
+    holder: Arc<LinkPath>,
+    /// In the order in which they get it.
+    waiting: Vec<Arc<LinkPath>>,
+}
+
+impl Claims {
+    const fn of(holder: Arc<LinkPath>) -> Self {
+        Self {
+            holder,
+            waiting: Vec::new(),
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<LinkPath>> {
+        std::iter::once(&self.holder).chain(&self.waiting)
+    }
+
+    fn has(&self, link: LinkId) -> bool {
+        self.all().any(|path| path.link == link)
+    }
+
+    /// This link is proven there. Whoever had it comes next, should it leave.
+    fn give_to(&mut self, link: LinkId) {
+        if let Some(at) = self.waiting.iter().position(|path| path.link == link) {
+            let proven = self.waiting.remove(at);
+            let before = std::mem::replace(&mut self.holder, proven);
+            self.waiting.insert(0, before);
+        }
+    }
+
+    /// Without this link; false if nobody is left.
+    fn forget(&mut self, link: LinkId) -> bool {
+        self.waiting.retain(|path| path.link != link);
+        if self.holder.link != link {
+            return true;
+        }
+        if self.waiting.is_empty() {
+            return false;
+        }
+        self.holder = self.waiting.remove(0);
+        true
+    }
+}
+
 /// The tables at one moment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tables {
     links: HashMap<LinkId, (Arc<LinkPath>, Route)>,
-    sources: HashMap<(SocketId, SocketAddr), Arc<LinkPath>>,
+    sources: HashMap<(SocketId, SocketAddr), Claims>,
     channels: HashMap<ChannelId, Arc<LinkPath>>,
     servers: Vec<SocketAddr>,
     relay: Option<SocketAddr>,
@@ -137,7 +187,9 @@ impl Tables {
     }
 
     pub(crate) fn source(&self, socket: SocketId, from: SocketAddr) -> Option<&LinkPath> {
-        self.sources.get(&(socket, from)).map(AsRef::as_ref)
+        self.sources
+            .get(&(socket, from))
+            .map(|claims| claims.holder.as_ref())
     }
 
     /// Do the link's datagrams go straight there from that socket?
@@ -207,13 +259,13 @@ impl PathTable {
     pub(crate) fn remove_link(&self, link: LinkId) {
         self.change(|tables| {
             tables.links.remove(&link);
-            tables.sources.retain(|_, path| path.link != link);
+            tables.sources.retain(|_, claims| claims.forget(link));
             tables.channels.retain(|_, path| path.link != link);
         });
     }
 
-    /// From now on the link's datagrams go here. A move from one usable route to another counts as a new epoch.
-    /// Returns where they went before.
+    /// From now on the link's datagrams go here, and what comes from there is its: a direct route is one on which the peer
+    /// has answered. A move from one usable route to another counts as a new epoch. Returns where they went before.
     pub(crate) fn set_route(&self, link: LinkId, route: Route) -> Route {
         self.change(|tables| {
             let Some((path, now)) = tables.links.get_mut(&link) else {
@@ -222,6 +274,11 @@ impl PathTable {
             let before = std::mem::replace(now, route);
             if before != route && before != Route::None {
                 path.epoch.fetch_add(1, Ordering::Release);
+            }
+            if let Route::Direct { socket, remote } = route
+                && let Some(claims) = tables.sources.get_mut(&(socket, remote))
+            {
+                claims.give_to(link);
             }
             before
         })
@@ -237,30 +294,38 @@ impl PathTable {
         });
     }
 
-    /// QUIC from this address belongs to this link; false if that link is not there or has enough addresses.
+    /// The link's peer was heard from this address: QUIC from there belongs to it if the address is free, or as soon as the
+    /// link is proven there or nobody else has it any more. False if that link is not there or has enough addresses.
     pub(crate) fn add_source(&self, link: LinkId, socket: SocketId, remote: SocketAddr) -> bool {
         self.change(|tables| {
-            let Some((path, _)) = tables.links.get(&link) else {
+            let Some((path, route)) = tables.links.get(&link) else {
                 return false;
             };
-            let of_link = tables.sources.values().filter(|path| path.link == link).count();
-            if of_link < SOURCES_PER_LINK_MAX {
-                let path = Arc::clone(path);
-                tables.sources.insert((socket, remote), path);
+            let of_link = tables.sources.values().filter(|claims| claims.has(link)).count();
+            if of_link >= SOURCES_PER_LINK_MAX {
+                return false;
             }
-            of_link < SOURCES_PER_LINK_MAX
+            let is_proven = *route == Route::Direct { socket, remote };
+            let path = Arc::clone(path);
+            let claims = tables.sources.entry((socket, remote));
+            let claims = claims.or_insert_with(|| Claims::of(Arc::clone(&path)));
+            if !claims.has(link) {
+                claims.waiting.push(path);
+            }
+            if is_proven {
+                claims.give_to(link);
+            }
+            true
         })
     }
 
     /// QUIC from this address belongs to this link no more.
     pub(crate) fn remove_source(&self, link: LinkId, socket: SocketId, remote: SocketAddr) {
         self.change(|tables| {
-            if tables
-                .sources
-                .get(&(socket, remote))
-                .is_some_and(|path| path.link == link)
+            if let Entry::Occupied(mut claims) = tables.sources.entry((socket, remote))
+                && !claims.get_mut().forget(link)
             {
-                tables.sources.remove(&(socket, remote));
+                claims.remove();
             }
         });
     }
@@ -344,5 +409,77 @@ mod tests {
         assert_eq!(table.load().sources.len(), SOURCES_PER_LINK_MAX);
         table.remove_source(LinkId(9), SocketId::V4, addr("5.5.5.5:1"));
         assert!(table.load().source(SocketId::V4, addr("5.5.5.5:1")).is_some());
+    }
+
+    const RIVAL: LinkId = LinkId(9);
+
+    /// Two links that were both heard from one address, the first of them first; and whose it is.
+    fn rivals() -> (PathTable, impl Fn(&PathTable) -> Option<LinkId>) {
+        let (table, _) = table();
+        table.add_link(Arc::new(LinkPath::new(RIVAL)));
+        assert!(table.add_source(LINK, SocketId::V4, addr("5.5.5.5:5")));
+        assert!(table.add_source(RIVAL, SocketId::V4, addr("5.5.5.5:5")));
+        let whose = |table: &PathTable| {
+            let tables = table.load();
+            tables
+                .source(SocketId::V4, addr("5.5.5.5:5"))
+                .map(|path| path.link)
+        };
+        (table, whose)
+    }
+
+    #[test]
+    fn an_address_stays_with_its_link_until_another_one_is_proven_there() {
+        let (table, whose) = rivals();
+        assert_eq!(
+            whose(&table),
+            Some(LINK),
+            "a probe with its address takes nothing"
+        );
+        let elsewhere = Route::Direct {
+            socket: SocketId::V4,
+            remote: addr("5.5.5.5:6"),
+        };
+        table.set_route(RIVAL, elsewhere);
+        table.set_route(RIVAL, Route::Relay(ChannelId(1)));
+        assert_eq!(whose(&table), Some(LINK));
+        let here = Route::Direct {
+            socket: SocketId::V4,
+            remote: addr("5.5.5.5:5"),
+        };
+        table.set_route(RIVAL, here);
+        assert_eq!(
+            whose(&table),
+            Some(RIVAL),
+            "a peer that started anew answered there"
+        );
+        table.remove_source(LINK, SocketId::V4, addr("5.5.5.5:5"));
+        table.remove_link(LINK);
+        assert_eq!(whose(&table), Some(RIVAL), "and its old link takes nothing along");
+    }
+
+    #[test]
+    fn whoever_waits_for_an_address_has_it_when_its_link_is_gone_or_has_left_it() {
+        let (table, whose) = rivals();
+        table.remove_link(LINK);
+        assert_eq!(whose(&table), Some(RIVAL));
+        table.remove_source(RIVAL, SocketId::V4, addr("5.5.5.5:5"));
+        assert_eq!((whose(&table), table.load().sources.len()), (None, 0));
+        let (table, whose) = rivals();
+        table.remove_source(LINK, SocketId::V4, addr("5.5.5.5:5"));
+        assert_eq!(whose(&table), Some(RIVAL));
+    }
+
+    #[test]
+    fn waiting_for_addresses_is_bounded_and_said_twice_counts_once() {
+        let (table, _) = rivals();
+        for port in 5..100 {
+            table.add_source(LINK, SocketId::V4, SocketAddr::from(([5, 5, 5, 5], port)));
+            table.add_source(RIVAL, SocketId::V4, SocketAddr::from(([5, 5, 5, 5], port)));
+            table.add_source(RIVAL, SocketId::V4, SocketAddr::from(([5, 5, 5, 5], port)));
+        }
+        let tables = table.load();
+        let claims = tables.sources.values().map(|claims| claims.all().count());
+        assert_eq!(claims.sum::<usize>(), 2 * SOURCES_PER_LINK_MAX);
     }
 }

@@ -32,7 +32,6 @@ use super::landing::{self, Landing};
 use super::paths::{LinkPath, PathTable, Route, Tables, link_of};
 use super::sockets::{Bound, Sockets};
 use super::to_driver::{Datagram, ToDriver};
-use super::udp::{Udp, Writable};
 use super::writable::AllWritable;
 
 /// Room that the relay buffer of a thread begins with: one batch as quinn makes them (10 datagrams).
@@ -404,41 +403,6 @@ impl AsyncUdpSocket for PathSocket {
 
     fn may_fragment(&self) -> bool {
         self.sockets.main().any(|bound| bound.io().may_fragment())
-    }
-}
-
-impl AsyncUdpSocket for Udp {
-    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        Box::pin(Writable::new(self))
-    }
-
-    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        self.send(transmit)
-    }
-
-    fn poll_recv(
-        &self,
-        cx: &mut Context<'_>,
-        bufs: &mut [IoSliceMut<'_>],
-        metas: &mut [RecvMeta],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_receive(cx, bufs, metas)
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.io().local_addr()
-    }
-
-    fn max_transmit_segments(&self) -> usize {
-        self.segments()
-    }
-
-    fn max_receive_segments(&self) -> usize {
-        self.state().gro_segments()
-    }
-
-    fn may_fragment(&self) -> bool {
-        self.state().may_fragment()
     }
 }
 

@@ -111,6 +111,7 @@ async fn serve(id: ConnId, wire: usize, incoming: Incoming, mut permit: Permit, 
         id,
         peer,
         wire,
+        from,
         connection: connection.clone(),
         queue,
     };

@@ -1,7 +1,7 @@
 //! The one task that owns the registry: everything reaches it through one bounded queue, and it waits for nobody.
 //!
 //! It feeds the registry, carries out its commands, and keeps what the registry does not know: the connection behind
-//! each number and the socket it came through.
+//! each number, the socket it came through, and whether it is proven where it came from.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,10 +14,12 @@ use knothole_proto::rendezvous::{Command, ConnId, Registry, Stats, StoreFailed};
 use knothole_proto::wire::ToServer;
 use quinn::Connection;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep_until;
 use tracing::{debug, info, trace, warn};
 
 use super::connection::{Outgoing, codes};
+use super::proof::{self, Proof};
 use crate::datagrams::{Datagrams, Via};
 use crate::store::{Claim, Stored};
 
@@ -37,6 +39,8 @@ pub(crate) enum ToHub {
         peer: PeerId,
         /// Number of its socket.
         wire: usize,
+        /// Where its handshake came from, which proves that address.
+        from: SocketAddr,
         connection: Connection,
         queue: mpsc::Sender<Outgoing>,
     },
@@ -81,6 +85,8 @@ pub(crate) struct Hub {
     pub(crate) datagrams: Arc<Datagrams>,
     pub(crate) store: mpsc::Sender<Claim>,
     pub(crate) links: BTreeMap<ConnId, Link>,
+    /// Connections whose new address is to be proven, at most one for each.
+    pub(crate) proofs: JoinSet<ConnId>,
 }
 
 /// A connection as the hub sees it.
@@ -90,8 +96,23 @@ pub(crate) struct Link {
     queue: mpsc::Sender<Outgoing>,
     wire: usize,
     peer: PeerId,
-    /// Where its datagrams came from when last looked.
+    /// Where it is, proven.
     at: SocketAddr,
+    /// What it takes until it is somewhere else.
+    awaits: Option<Awaited>,
+}
+
+/// A proof that somebody waits for, until this is dropped.
+#[derive(Debug)]
+struct Awaited {
+    proof: Arc<Proof>,
+    task: AbortHandle,
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 impl Hub {
@@ -122,6 +143,12 @@ impl Hub {
                         self.look(id, Instant::now());
                     }
                 }
+                // Those that nobody waits for any more were aborted.
+                Some(proven) = self.proofs.join_next() => {
+                    if let Ok(id) = proven {
+                        self.look(id, Instant::now());
+                    }
+                }
                 // The branch is off without a deadline; the moment then does not matter.
                 () = sleep_until(deadline.unwrap_or_else(tokio::time::Instant::now)), if deadline.is_some() => {
                     self.registry.handle_timeout(Instant::now());
@@ -137,9 +164,20 @@ impl Hub {
                 id,
                 peer,
                 wire,
+                from,
                 connection,
                 queue,
-            } => self.connected(id, peer, wire, connection, queue, now),
+            } => {
+                let link = Link {
+                    connection,
+                    queue,
+                    wire,
+                    peer,
+                    at: canonical(from),
+                    awaits: None,
+                };
+                self.connected(id, link, now);
+            }
             ToHub::Message { id, message } => {
                 self.look(id, now);
                 self.registry.handle_message(id, message, now);
@@ -169,40 +207,36 @@ impl Hub {
         }
     }
 
-    fn connected(
-        &mut self,
-        id: ConnId,
-        peer: PeerId,
-        wire: usize,
-        connection: Connection,
-        queue: mpsc::Sender<Outgoing>,
-        now: Instant,
-    ) {
-        let at = canonical(connection.remote_address());
+    fn connected(&mut self, id: ConnId, link: Link, now: Instant) {
+        let (peer, at) = (link.peer, link.at);
         debug!(conn = id.0, ?peer, %at, "connected");
-        let link = Link {
-            connection,
-            queue,
-            wire,
-            peer,
-            at,
-        };
         self.datagrams.relay.connect(id, peer, link.via(), now);
         self.links.insert(id, link);
         self.registry.handle_connected(id, peer, at, now);
     }
 
-    /// Has this connection moved?
+    /// Has this connection moved? It counts when the new address is proven; until then what is for the node goes where it was.
     fn look(&mut self, id: ConnId, now: Instant) {
         let Some(link) = self.links.get_mut(&id) else {
             return;
         };
-        let at = canonical(link.connection.remote_address());
-        if at == link.at {
+        if canonical(link.connection.remote_address()) == link.at {
+            link.awaits = None;
+            return;
+        }
+        let path = proof::path(&link.connection).filter(|(at, _)| *at != link.at);
+        let Some((at, proof)) = path else { return };
+        if !proof.is_there() {
+            link.wait_for(id, proof, &mut self.proofs);
+            return;
+        }
+        // The last words of a connection are short as well, and prove nothing.
+        if link.connection.close_reason().is_some() {
             return;
         }
         debug!(conn = id.0, peer = ?link.peer, before = %link.at, %at, "a node moved");
         link.at = at;
+        link.awaits = None;
         self.datagrams.relay.move_end(id, link.via());
         self.registry.handle_address(id, at, now);
     }
@@ -250,6 +284,20 @@ impl Hub {
 }
 
 impl Link {
+    /// The hub looks again when this proof is there.
+    fn wait_for(&mut self, id: ConnId, proof: Arc<Proof>, proofs: &mut JoinSet<ConnId>) {
+        let is_awaited = |awaited: &Awaited| Arc::ptr_eq(&awaited.proof, &proof);
+        if self.awaits.as_ref().is_some_and(is_awaited) {
+            return;
+        }
+        let given = proof.clone();
+        let task = proofs.spawn(async move {
+            given.come().await;
+            id
+        });
+        self.awaits = Some(Awaited { proof, task });
+    }
+
     fn via(&self) -> Via {
         Via {
             to: self.at,

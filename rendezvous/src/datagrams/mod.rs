@@ -355,7 +355,8 @@ impl Datagrams {
 }
 
 /// Can an answer leave for where this came from, and from where it went to? Not for port 0, and not from an address of many: the
-/// kernel refuses that in a way after which quinn-udp no longer sends batches or marks on that socket.
+/// kernel refuses that. The address of everybody in a subnet is not known here; what is sent from there is refused as well, and
+/// `udp.rs` sees to it that nobody else suffers from that.
 fn is_answerable(meta: &RecvMeta) -> bool {
     let of_one = match meta.dst_ip {
         Some(IpAddr::V4(ip)) => !ip.is_multicast() && !ip.is_broadcast(),

@@ -21,8 +21,7 @@ use super::backlog::Backlog;
 use super::counters::WorkerCounters;
 
 /// Largest frame that is forwarded, in bytes: what fits a 1500-byte packet under IPv6 and UDP headers. Nodes keep to it;
-/// a larger one could not leave through an ordinary interface, and old kernels answer that with an error that makes the
-/// socket give up segmentation for everybody.
+/// a larger one could not leave through an ordinary interface, and the batch that it is in would be refused.
 pub(crate) const FRAME_LEN_MAX: usize = 1452;
 
 /// A channel whose frames come from a wrong source is looked into this often. A node whose NAT gave it a new port sends

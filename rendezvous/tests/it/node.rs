@@ -103,6 +103,8 @@ pub(crate) struct Node {
     pub(crate) others: mpsc::UnboundedReceiver<Vec<u8>>,
     /// How many of them there were.
     pub(crate) tally: Arc<Tally>,
+    /// What quinn receives through.
+    pub(crate) siphon: Arc<Siphon>,
 }
 
 /// Datagrams that were not QUIC, counted.
@@ -135,17 +137,14 @@ impl Node {
             .expect("a socket");
         let mut config = quinn::EndpointConfig::default();
         config.grease_quic_bit(false);
-        let endpoint = Endpoint::new_with_abstract_socket(
-            config,
-            None,
-            Arc::new(Siphon {
-                inner,
-                siphon,
-                tally: tally.clone(),
-            }),
-            Arc::new(TokioRuntime),
-        )
-        .expect("an endpoint");
+        let siphon = Arc::new(Siphon {
+            inner,
+            siphon,
+            tally: tally.clone(),
+        });
+        let endpoint =
+            Endpoint::new_with_abstract_socket(config, None, siphon.clone(), Arc::new(TokioRuntime))
+                .expect("an endpoint");
         let connecting = endpoint
             .connect_with(client_config(key, target.key), target.addr, "knothole")
             .expect("a connection attempt");
@@ -161,6 +160,7 @@ impl Node {
             raw,
             others,
             tally,
+            siphon,
         })
     }
 
@@ -341,7 +341,7 @@ impl ServerCertVerifier for Pinned {
 
 /// Takes datagrams that are not QUIC out of what quinn receives.
 #[derive(Debug)]
-struct Siphon {
+pub(crate) struct Siphon {
     inner: Arc<dyn AsyncUdpSocket>,
     siphon: mpsc::UnboundedSender<Vec<u8>>,
     tally: Arc<Tally>,

@@ -1,23 +1,36 @@
 //! Frames between two registered nodes, and from strangers.
 
+use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
 use std::num::NonZeroUsize;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use knothole_proto::id::{ChannelId, PairTag};
 use knothole_proto::wire::relay::header;
+use knothole_proto::wire::{FromServer, Kind, ToServer};
 use knothole_rendezvous::{Config, Server, StartError};
-use quinn::Runtime;
-use quinn::TokioRuntime;
-use quinn::udp::Transmit;
+use quinn::udp::{RecvMeta, Transmit};
+use quinn::{AsyncUdpSocket, Runtime, TokioRuntime, UdpPoller};
 use tokio::time::timeout;
 
-use super::node::{Node, PATIENCE};
+use super::node::{Node, PATIENCE, Siphon};
 use super::{server, server_with};
 
 /// Long enough for a datagram on loopback to arrive, if it comes at all.
 const SILENCE: Duration = Duration::from_millis(200);
+
+/// Something to say.
+const TIME: ToServer = ToServer::Time {
+    sent_us: 7,
+    rtt_us: 0,
+};
+
+/// Between two copies of a frame that may have come too early.
+const AGAIN: Duration = Duration::from_millis(10);
 
 async fn pair(server: &Server) -> (Node, Node, ChannelId) {
     let url = &server.ready().server_url;
@@ -42,6 +55,60 @@ impl Node {
             .expect("a datagram in time")
             .expect("a datagram")
     }
+
+    /// Send this until the other node has it: the relay follows a move when the new address is proven.
+    async fn reaches(&self, other: &mut Self, frame: &[u8]) {
+        let arrives = async {
+            loop {
+                self.raw.send_to(frame, self.target.addr).unwrap();
+                let next = timeout(AGAIN, other.others.recv()).await;
+                if next.is_ok_and(|got| got.as_deref() == Some(frame)) {
+                    return;
+                }
+            }
+        };
+        timeout(PATIENCE, arrives).await.expect("the relay follows");
+    }
+}
+
+/// Sends from another place than it receives at: to the server, a forged source.
+#[derive(Debug)]
+struct Forger {
+    place: Arc<dyn AsyncUdpSocket>,
+    home: Arc<Siphon>,
+}
+
+impl AsyncUdpSocket for Forger {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        self.place.clone().create_io_poller()
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        self.place.try_send(transmit)
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        metas: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        self.home.poll_recv(cx, buffers, metas)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.home.local_addr()
+    }
+}
+
+/// What has arrived at a socket that does not block.
+fn arrived(socket: &UdpSocket) -> Vec<Kind> {
+    let mut buffer = [0; 65_535];
+    let next = || {
+        let len = socket.recv(&mut buffer).ok()?;
+        Some(Kind::of(&buffer[..len]))
+    };
+    std::iter::from_fn(next).collect()
 }
 
 #[tokio::test]
@@ -158,10 +225,54 @@ async fn the_relay_follows_a_node_whose_address_changes() {
     let moved = UdpSocket::bind("127.0.0.1:0").unwrap();
     one.raw = moved.try_clone().unwrap();
     one.endpoint.rebind(moved).unwrap();
-    one.ask_the_time().await;
-    let there = frame(channel, 1, 100);
-    one.raw.send_to(&there, one.target.addr).unwrap();
-    assert_eq!(other.other().await, there);
+    one.say(&TIME).await;
+    let told = loop {
+        if let FromServer::Observed { reflexive } = one.hear().await {
+            break reflexive;
+        }
+    };
+    assert_eq!(told, one.raw.local_addr().unwrap());
+    one.reaches(&mut other, &frame(channel, 1, 100)).await;
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn nothing_of_the_relay_goes_to_an_address_that_a_node_only_pretends_to_have() {
+    let server = server().await;
+    let (mut one, mut other, channel) = pair(&server).await;
+    let victim = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let place = TokioRuntime.wrap_udp_socket(victim.try_clone().unwrap()).unwrap();
+    let home = one.siphon.clone();
+    one.endpoint
+        .rebind_abstract(Arc::new(Forger { place, home }))
+        .unwrap();
+    // QUIC turns there, and finds nobody who answers.
+    let turned = async {
+        while arrived(&victim).is_empty() {
+            tokio::time::sleep(AGAIN).await;
+        }
+    };
+    timeout(PATIENCE, turned).await.expect("QUIC follows at once");
+    for round in 0..30 {
+        // Each of these makes the server look where the node is: a message, and a frame from there.
+        if round % 10 == 0 {
+            one.say(&TIME).await;
+        }
+        victim.send_to(&frame(channel, 3, 100), one.target.addr).unwrap();
+        other
+            .raw
+            .send_to(&frame(channel, 4, 1200), other.target.addr)
+            .unwrap();
+        tokio::time::sleep(AGAIN).await;
+        let to_victim = arrived(&victim);
+        assert!(
+            !to_victim.contains(&Kind::Relay),
+            "{to_victim:?} in round {round}"
+        );
+    }
+    // It goes where the node is; and what is said to come from elsewhere goes nowhere.
+    assert_eq!(one.other().await, frame(channel, 4, 1200));
+    assert!(other.others.try_recv().is_err());
     server.shutdown().await;
 }
 
@@ -229,14 +340,12 @@ async fn several_workers_forward_for_many_pairs_and_serve_their_control_connecti
     }
     // A new mapping of a NAT may lead to the socket of another worker; the connection lives on all the same.
     let (one, other, channel) = &mut pairs[0];
-    for _ in 0..8 {
+    for move_number in 0..8 {
         let moved = UdpSocket::bind("127.0.0.1:0").unwrap();
         one.raw = moved.try_clone().unwrap();
         one.endpoint.rebind(moved).unwrap();
         one.ask_the_time().await;
-        let there = frame(*channel, 2, 100);
-        one.raw.send_to(&there, one.target.addr).unwrap();
-        assert_eq!(other.other().await, there);
+        one.reaches(other, &frame(*channel, 2 + move_number, 100)).await;
     }
     server.shutdown().await;
 }

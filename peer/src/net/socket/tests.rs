@@ -419,7 +419,11 @@ async fn batches_are_single_datagrams_while_a_promoted_socket_cannot_segment() {
     };
     lab.paths.set_route(LINK, route);
     let to = super::super::paths::virtual_addr(LINK);
-    send(&lab, batch(to, &[0x40; REFUSED], Some(1))).await;
+    for _ in 0..3 {
+        assert_eq!(lab.socket.max_transmit_segments(), before, "not believed yet");
+        send(&lab, batch(to, &[0x40; REFUSED], Some(1))).await;
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
     assert_eq!(lab.socket.max_transmit_segments(), 1);
     lab.sockets.close(EXTRA);
     assert_eq!(lab.socket.max_transmit_segments(), before, "the others still can");

@@ -165,11 +165,12 @@ async fn a_sender_that_takes_nothing_of_the_plan_is_given_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_is_stopped_whatever_the_sender_does_not_take() {
+    type IsSaid = fn(&FromReceiver) -> bool;
     let wrong = Piece {
         value: Some([9; 32]),
         ..right(b"12345")
     };
-    let cases: [(fn(&FromReceiver) -> bool, Piece, u32); 4] = [
+    let cases: [(IsSaid, Piece, u32); 4] = [
         (
             |word| matches!(word, FromReceiver::Plan { .. }),
             right(b"12345"),
