@@ -491,7 +491,7 @@ fn the_timeout_is_also_for_the_person_who_must_say_yes() {
     let world = World::start();
     let (desk, nas) = world.pair();
     let (file, out) = (world.file("a.txt", b"new"), world.path("out"));
-    let mut asks = nas.spawn_at_terminal(&["recv", "-o", &out, "--timeout", "15s", "--json"]);
+    let mut asks = nas.spawn_at_terminal(&["recv", "-o", &out, "--timeout", "40s", "--json"]);
     asks.wait_for("registered");
     let mut sends = desk.spawn(&["send", &file, "--to", "nas", "--json"]);
     asks.wait_for("offer");

@@ -69,7 +69,8 @@ impl Udp {
     /// Send the datagrams of a batch one by one; what finds the socket full is lost.
     fn leaves_singly(&self, batch: &Transmit<'_>) -> bool {
         let size = batch.segment_size.unwrap_or(batch.contents.len());
-        batch.contents.chunks(size.max(1)).all(|contents| {
+        let mut some_left = false;
+        for contents in batch.contents.chunks(size.max(1)) {
             let single = Transmit {
                 destination: batch.destination,
                 ecn: batch.ecn,
@@ -77,8 +78,14 @@ impl Udp {
                 segment_size: None,
                 src_ip: batch.src_ip,
             };
-            self.attempt(&single).is_ok()
-        })
+            match self.attempt(&single) {
+                Ok(()) => some_left = true,
+                // Full is not refused.
+                Err(why) if why.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => return false,
+            }
+        }
+        some_left
     }
 
     fn forget_if_due(&self) {

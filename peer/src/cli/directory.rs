@@ -54,7 +54,7 @@ pub(super) async fn forget(context: &Context, args: &ForgetArgs) -> Result<(), F
     let Contact { petname, id, .. } = book.resolve(&args.peer)?.clone();
     if !args.yes && is_attended() {
         let question = format!("forget {petname} ({})? Only pairing anew undoes it.", id.short());
-        if !ask(&context.output, &question).await {
+        if !context.unless_stopped(ask(&context.output, &question)).await? {
             return Err(Failure::new(
                 code::REFUSED,
                 format!("{petname} stays in the address book"),

@@ -31,12 +31,16 @@ pub(super) async fn ask(output: &Output, question: &str) -> bool {
 
 /// Forget what was typed until now, half a line included: it was not meant for what is asked next.
 pub(super) fn forget_typed() {
-    // In the background it is meant for somebody else, and who touches it there is stopped.
-    if tcgetpgrp(stdin()).is_ok_and(|group| group != getpgrp()) {
+    if is_in_background() {
         return;
     }
     // Fails at a terminal that is gone, and nobody answers at that.
     let _ = tcflush(stdin(), QueueSelector::IFlush);
+}
+
+/// Is what is typed meant for somebody else? Who touches the terminal then is stopped.
+fn is_in_background() -> bool {
+    tcgetpgrp(stdin()).is_ok_and(|group| group != getpgrp())
 }
 
 /// The next line that is typed.
@@ -60,14 +64,18 @@ async fn answer() -> io::Result<String> {
 /// Wait for a line and read it, unless the question is withdrawn before.
 fn read(mut poll: Poll) -> io::Result<String> {
     let mut events = Events::with_capacity(2);
-    while events.is_empty() {
+    loop {
         match poll.poll(&mut events, None) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             polled => polled?,
         }
-    }
-    if events.iter().any(|event| event.token() == WITHDRAWN) {
-        return Err(ErrorKind::Interrupted.into());
+        if events.iter().any(|event| event.token() == WITHDRAWN) {
+            return Err(ErrorKind::Interrupted.into());
+        }
+        // What is typed later is told again.
+        if !events.is_empty() && !is_in_background() {
+            break;
+        }
     }
     // A terminal hands out one line at a time, and there is one.
     let mut line = [0; ANSWER_LEN_MAX];

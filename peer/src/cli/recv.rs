@@ -38,9 +38,20 @@ pub(super) async fn run(context: &Context, args: RecvArgs) -> Result<(), Failure
     taking.limit = args.limit.map(Limit::new);
     taking.only_one = true;
     taking.to_stdout = to_stdout;
-    match &args.code {
+    let taken = match &args.code {
         Some(code) => by_code(context, book, &server, &args, code, taking).await,
         None => from_paired(context, book, &server, &args, taking).await,
+    };
+    match taken {
+        Err(failure) if to_stdout && failure.code == code::PARTIAL => {
+            let message = "the transfer broke off, and nothing of it is kept for stdout";
+            Err(Failure::new(
+                code::OTHER,
+                message,
+                "have it sent again, or -o DIR",
+            ))
+        }
+        taken => taken,
     }
 }
 

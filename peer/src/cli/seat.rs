@@ -94,6 +94,11 @@ impl Seat {
         is_vacant
     }
 
+    /// Was something begun, so that its sender is waited for?
+    pub(super) fn is_kept(&self) -> bool {
+        self.state.borrow().is_kept
+    }
+
     /// Wait until no attempt is under way.
     pub(super) async fn vacated(&self) {
         // Fails only when the seat is gone.
@@ -142,7 +147,7 @@ impl Seated<'_> {
 
     /// Was it begun before, so that its sender has been waited for?
     pub(super) fn is_kept(&self) -> bool {
-        self.seat.state.borrow().is_kept
+        self.seat.is_kept()
     }
 
     /// The person said yes to so many files and bytes of this transfer.

@@ -1,6 +1,7 @@
 //! `knothole send`: files and folders to paired machines, or to whoever types the code that is shown.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -197,9 +198,12 @@ impl Errand {
             Duration::ZERO
         };
         let (mut connection, mut teller) = self.connect(patience).await?;
+        // Until when it is tried to go on, as long as nothing more gets there.
+        let mut give_up = None;
         let sent = loop {
+            let moved = Arc::new(AtomicBool::new(false));
             let sent = tokio::select! {
-                sent = self.send(&connection, &name) => sent,
+                sent = self.send(&connection, &name, &moved) => sent,
                 () = self.context.stop.wait() => Err(Stopped::Person),
             };
             let broken = match sent {
@@ -211,10 +215,19 @@ impl Errand {
                 .output
                 .talk(format_args!("{peer}: {broken}; trying to go on"));
             drop(teller);
-            match self.connect(RETURN_PATIENCE).await {
+            let now = Instant::now();
+            let until = give_up.filter(|_| !moved.load(Ordering::Relaxed));
+            let until = *give_up.insert(until.unwrap_or(now + RETURN_PATIENCE));
+            // Somebody who is there and breaks it off each time is not worth more than somebody who is away.
+            let again = match now < until {
+                true => self.connect(until.saturating_duration_since(now)).await,
+                false => return Err(partial(&broken)),
+            };
+            match again {
                 Ok(again) => (connection, teller) = again,
+                Err(failure) if failure.code == code::INTERRUPTED => return Err(Stopped::Person.into()),
                 // What broke off matters, and not that nobody came back.
-                Err(_) => return Err(broken.into()),
+                Err(_) => return Err(partial(&broken)),
             }
         };
         let path = connection.path().borrow().path;
@@ -255,7 +268,13 @@ impl Errand {
         }
     }
 
-    async fn send(&self, connection: &Connection, name: &str) -> Result<Sent, Stopped> {
+    /// One attempt; `moved` tells whether anything got there that was not there before.
+    async fn send(
+        &self,
+        connection: &Connection,
+        name: &str,
+        moved: &Arc<AtomicBool>,
+    ) -> Result<Sent, Stopped> {
         let teller = Arc::new(Teller {
             output: Arc::clone(&self.context.output),
             name: name.to_owned(),
@@ -263,6 +282,7 @@ impl Errand {
             path: connection.path(),
             label: self.label.clone().unwrap_or_default(),
             meter: OnceLock::new(),
+            moved: Arc::clone(moved),
         });
         let mut number = [0; 8];
         getrandom::fill(&mut number).map_err(|error| {
@@ -274,7 +294,7 @@ impl Errand {
             limit: self.limit.clone(),
         };
         let control = connection.open(transfer::SERVICE).await;
-        let control = control.map_err(|error| Stopped::Failure(error.into()))?;
+        let control = control.map_err(|error| Stopped::Error(error.into()))?;
         let sources = Arc::clone(&self.sources);
         let sent = transfer::send(connection, control, sources, sending, teller).await;
         sent.map_err(Stopped::Error)
@@ -309,6 +329,12 @@ fn broke_off(error: &SendError, connection: &Connection) -> bool {
         SendError::Frame(_) | SendError::Stream(_) => is_lost(connection),
         _ => false,
     }
+}
+
+/// It broke off, and nobody came back. The receiver may have a part of it, whatever this side knows.
+fn partial(broken: &SendError) -> Failure {
+    let hint = "the same command again; it goes on where it stopped";
+    Failure::new(code::PARTIAL, broken.to_string(), hint)
 }
 
 fn tell_sources(context: &Context, sources: &Sources) {

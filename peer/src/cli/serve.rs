@@ -79,8 +79,8 @@ pub(super) enum Ended {
     Declined,
     /// It did not begin: another one is under way.
     Busy,
-    /// It did not begin: the sender went away before the person had answered.
-    Gone,
+    /// It did not begin: the sender went away before it was accepted, or its connection was lost.
+    Gone { lost: bool },
     /// It did not begin: something went wrong before anything was accepted.
     Failed(Failure),
     /// The same sender began it anew.

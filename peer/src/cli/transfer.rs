@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::path::Path as FilePath;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -46,6 +47,8 @@ pub(super) struct Teller {
     pub(super) label: String,
     /// Since bytes move.
     pub(super) meter: OnceLock<Meter>,
+    /// Something got there that was not there before.
+    pub(super) moved: Arc<AtomicBool>,
 }
 
 impl Listener for Teller {
@@ -64,6 +67,7 @@ impl Listener for Teller {
                     .get_or_init(|| Meter::begin(output, &self.name, peer, &self.label, bytes, resumed));
             }
             Event::Progress { bytes, .. } => {
+                self.moved.store(true, Ordering::Relaxed);
                 let path = self.path.borrow().path;
                 if let Some(meter) = self.meter.get() {
                     meter.at(bytes, &path);

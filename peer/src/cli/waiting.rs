@@ -98,27 +98,41 @@ impl Waiting {
                 outlook.until = Instant::now();
             }
             Ended::Declined if self.by_code => {
-                self.end_with(Failure::new(code::REFUSED, "nothing was taken", ""));
+                self.end_with(
+                    Failure::new(code::REFUSED, "nothing was taken", ""),
+                    Instant::now(),
+                );
             }
-            Ended::Gone if self.by_code && !has_begun => {
+            // A former attempt of it was accepted, and a newer one came to nothing before it was.
+            Ended::Gone { .. } | Ended::Failed(_) if !has_begun && self.seat.is_kept() => {
+                let message = "the transfer broke off, and what arrived is kept";
+                let hint = "have it sent again; it goes on where it stopped";
+                self.outlook = Some(Outlook {
+                    failure: Failure::new(code::PARTIAL, message, hint),
+                    until: Instant::now() + self.patience,
+                    has_begun: true,
+                });
+            }
+            Ended::Gone { lost } if self.by_code && !has_begun => {
                 let message = "the sender went away before it had an answer";
-                self.end_with(Failure::new(code::PEER, message, "have it sent again"));
+                let patience = if lost { self.patience } else { Duration::ZERO };
+                let failure = Failure::new(code::PEER, message, "have it sent again");
+                self.end_with(failure, Instant::now() + patience);
             }
-            Ended::Failed(failure) if self.by_code && !has_begun => self.end_with(failure),
+            Ended::Failed(failure) if self.by_code && !has_begun => self.end_with(failure, Instant::now()),
             // Somebody else may still send something that is wanted; whoever was begun with may still come back; and whoever
             // began anew is at it.
-            Ended::Declined | Ended::Gone | Ended::Busy | Ended::Failed(_) | Ended::Replaced => {}
+            Ended::Declined | Ended::Gone { .. } | Ended::Busy | Ended::Failed(_) | Ended::Replaced => {}
         }
         None
     }
 
-    /// There is nobody else who could send: it ends with this as soon as nobody is at it, unless the time is over anyhow.
-    fn end_with(&mut self, failure: Failure) {
-        let now = Instant::now();
-        if self.outlook.as_ref().is_none_or(|outlook| outlook.until > now) {
+    /// There is nobody else who could send: it ends with this at that time as soon as nobody is at it, unless it ends before.
+    fn end_with(&mut self, failure: Failure, until: Instant) {
+        if self.outlook.as_ref().is_none_or(|outlook| outlook.until > until) {
             self.outlook = Some(Outlook {
                 failure,
-                until: now,
+                until,
                 has_begun: false,
             });
         }
@@ -277,7 +291,7 @@ mod tests {
             assert!(goes_on(&mut run).await);
             // What did not begin again is no end.
             world.end(world.enter().unwrap(), Ended::Failed(partial()));
-            world.end(world.enter().unwrap(), Ended::Gone);
+            world.end(world.enter().unwrap(), Ended::Gone { lost: true });
             assert!(goes_on(&mut run).await);
             let back = world.enter().unwrap();
             assert!(goes_on(&mut run).await);
@@ -297,6 +311,36 @@ mod tests {
         world.lose(new);
         assert_eq!(run.await, Err(partial()));
         assert!(world.enter().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_was_begun_is_waited_for_also_if_a_newer_attempt_of_it_comes_to_nothing() {
+        for by_code in [false, true] {
+            let (world, waiting) = start(by_code, None);
+            let mut run = Box::pin(waiting.run());
+            let (old, new) = (world.enter().unwrap(), world.enter().unwrap());
+            assert!(old.keep());
+            world.end(old, Ended::Replaced);
+            world.end(new, Ended::Failed(Failure::new(code::OTHER, "busy", "")));
+            assert!(goes_on(&mut run).await);
+            world.stop.send_replace(true);
+            assert_eq!(code_of(run.await), code::PARTIAL);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_gave_a_code_and_lost_its_connection_before_an_answer_may_come_back() {
+        let (world, waiting) = start(true, None);
+        let mut run = Box::pin(waiting.run());
+        world.end(world.enter().unwrap(), Ended::Gone { lost: true });
+        assert!(goes_on(&mut run).await);
+        world.end(world.enter().unwrap(), Ended::Taken(Ok(())));
+        assert_eq!(run.await, Ok(()));
+
+        let (world, mut waiting) = start(true, None);
+        waiting.patience = Duration::ZERO;
+        world.end(world.enter().unwrap(), Ended::Gone { lost: true });
+        assert_eq!(code_of(waiting.run().await), code::PEER);
     }
 
     #[tokio::test]
@@ -337,7 +381,7 @@ mod tests {
         for (end, expected) in [
             (Ended::Declined, code::REFUSED),
             (Ended::Failed(partial()), code::PARTIAL),
-            (Ended::Gone, code::PEER),
+            (Ended::Gone { lost: false }, code::PEER),
         ] {
             let (world, waiting) = start(true, None);
             let mut run = Box::pin(waiting.run());
@@ -350,7 +394,7 @@ mod tests {
         for end in [
             Ended::Declined,
             Ended::Failed(partial()),
-            Ended::Gone,
+            Ended::Gone { lost: true },
             Ended::Busy,
         ] {
             let (world, waiting) = start(false, None);

@@ -275,7 +275,9 @@ impl PathTable {
             if before != route && before != Route::None {
                 path.epoch.fetch_add(1, Ordering::Release);
             }
-            if let Route::Direct { socket, remote } = route
+            // Said again, it is no new proof.
+            if before != route
+                && let Route::Direct { socket, remote } = route
                 && let Some(claims) = tables.sources.get_mut(&(socket, remote))
             {
                 claims.give_to(link);
@@ -301,6 +303,10 @@ impl PathTable {
             let Some((path, route)) = tables.links.get(&link) else {
                 return false;
             };
+            let claims = tables.sources.get(&(socket, remote));
+            if claims.is_some_and(|claims| claims.has(link)) {
+                return true;
+            }
             let of_link = tables.sources.values().filter(|claims| claims.has(link)).count();
             if of_link >= SOURCES_PER_LINK_MAX {
                 return false;
@@ -456,6 +462,22 @@ mod tests {
         table.remove_source(LINK, SocketId::V4, addr("5.5.5.5:5"));
         table.remove_link(LINK);
         assert_eq!(whose(&table), Some(RIVAL), "and its old link takes nothing along");
+    }
+
+    #[test]
+    fn a_route_that_is_said_again_is_no_new_proof() {
+        let (table, whose) = rivals();
+        let here = Route::Direct {
+            socket: SocketId::V4,
+            remote: addr("5.5.5.5:5"),
+        };
+        for link in [LINK, RIVAL] {
+            table.set_route(link, here);
+            assert_eq!(whose(&table), Some(link));
+        }
+        table.set_route(LINK, here);
+        assert!(table.add_source(LINK, SocketId::V4, addr("5.5.5.5:5")));
+        assert_eq!(whose(&table), Some(RIVAL));
     }
 
     #[test]

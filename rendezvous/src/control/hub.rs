@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use knothole_proto::addr::canonical;
 use knothole_proto::id::PeerId;
@@ -15,7 +15,7 @@ use knothole_proto::wire::ToServer;
 use quinn::Connection;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout};
 use tracing::{debug, info, trace, warn};
 
 use super::connection::{Outgoing, codes};
@@ -29,6 +29,13 @@ const QUEUE: usize = 1024;
 
 /// Inputs handled before timers and moved ends get their turn.
 const TURN: usize = 256;
+
+/// How long a proof is waited for until the connection is looked at again, whatever became of it: a few round trips of a long path. Longer,
+/// and a node whose first challenge was lost is followed later.
+const RELOOK: Duration = Duration::from_secs(1);
+
+/// How often; a node says something every 15 s, and then it is looked at anyhow.
+const RELOOKS_MAX: u32 = 15;
 
 /// What reaches the hub.
 #[derive(Debug)]
@@ -105,8 +112,16 @@ pub(crate) struct Link {
 /// A proof that somebody waits for, until this is dropped.
 #[derive(Debug)]
 struct Awaited {
-    proof: Arc<Proof>,
+    proof: Option<Arc<Proof>>,
+    /// How often it is looked at again.
+    looks: u32,
     task: AbortHandle,
+}
+
+impl Awaited {
+    fn is_for(&self, proof: &Arc<Proof>) -> bool {
+        self.proof.as_ref().is_some_and(|own| Arc::ptr_eq(own, proof))
+    }
 }
 
 impl Drop for Awaited {
@@ -221,13 +236,13 @@ impl Hub {
             return;
         };
         if canonical(link.connection.remote_address()) == link.at {
-            link.awaits = None;
+            link.look_again(id, None, &mut self.proofs);
             return;
         }
         let path = proof::path(&link.connection).filter(|(at, _)| *at != link.at);
         let Some((at, proof)) = path else { return };
         if !proof.is_there() {
-            link.wait_for(id, proof, &mut self.proofs);
+            link.look_again(id, Some(proof), &mut self.proofs);
             return;
         }
         // The last words of a connection are short as well, and prove nothing.
@@ -284,18 +299,32 @@ impl Hub {
 }
 
 impl Link {
-    /// The hub looks again when this proof is there.
-    fn wait_for(&mut self, id: ConnId, proof: Arc<Proof>, proofs: &mut JoinSet<ConnId>) {
-        let is_awaited = |awaited: &Awaited| Arc::ptr_eq(&awaited.proof, &proof);
-        if self.awaits.as_ref().is_some_and(is_awaited) {
+    /// The hub looks again when this proof is there, and after a while anyhow: quinn gives up an address whose challenge was lost,
+    /// and takes another proof when the node is heard from there once more. `None`: quinn is where the node was before.
+    fn look_again(&mut self, id: ConnId, proof: Option<Arc<Proof>>, proofs: &mut JoinSet<ConnId>) {
+        let looks = match (&self.awaits, &proof) {
+            (None, None) => return,
+            (Some(awaited), Some(proof)) if !awaited.is_for(proof) => RELOOKS_MAX,
+            (None, Some(_)) => RELOOKS_MAX,
+            (Some(awaited), _) if !awaited.task.is_finished() => return,
+            (Some(awaited), _) => awaited.looks.saturating_sub(1),
+        };
+        self.awaits = None;
+        if looks == 0 {
             return;
         }
         let given = proof.clone();
         let task = proofs.spawn(async move {
-            given.come().await;
+            let proven = async {
+                match given {
+                    Some(given) => given.come().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let _ = timeout(RELOOK, proven).await;
             id
         });
-        self.awaits = Some(Awaited { proof, task });
+        self.awaits = Some(Awaited { proof, looks, task });
     }
 
     fn via(&self) -> Via {

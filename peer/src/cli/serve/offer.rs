@@ -38,11 +38,15 @@ impl Host {
     ) {
         let sender = connection.peer();
         // Whoever must be turned away anyhow is so before its list is read, which may be long.
-        let place = match alone && !self.stop.is_asked() && self.seat.admits(sender) {
-            true => self.places.find(sender).await,
+        let list = match alone && !self.stop.is_asked() && self.seat.admits(sender) {
+            true => tokio::select! {
+                list = self.places.find_list(sender) => list,
+                _ = connection.closed() => None,
+                () = self.stop.wait() => None,
+            },
             false => None,
         };
-        let Some(mut place) = place else {
+        let Some(list) = list else {
             turn_away(send, recv).await;
             return self.tell_end(peer, Ended::Busy).await;
         };
@@ -50,8 +54,13 @@ impl Host {
             Ok(incoming) => incoming,
             Err(error) => return self.tell_end(peer, Ended::Failed(error.into())).await,
         };
-        place.list_is_read();
         let Some(seated) = self.seat.enter(sender, names(incoming.manifest())) else {
+            incoming.decline(Refused::Busy).await;
+            return self.tell_end(peer, Ended::Busy).await;
+        };
+        let place = self.places.find(sender).await;
+        drop(list);
+        let Some(_place) = place else {
             incoming.decline(Refused::Busy).await;
             return self.tell_end(peer, Ended::Busy).await;
         };
@@ -85,7 +94,7 @@ impl Host {
                     "from {peer}: declined, because another transfer is under way"
                 ));
             }
-            Ended::Declined | Ended::Gone | Ended::Taken(Ok(())) => {}
+            Ended::Declined | Ended::Gone { .. } | Ended::Taken(Ok(())) => {}
         }
         // Fails if nobody looks, as in a host that only serves on.
         let _ = self.ended.send(end).await;
@@ -116,6 +125,7 @@ impl Host {
             // Others may send at the same time.
             label: peer.to_owned(),
             meter: OnceLock::new(),
+            moved: Arc::default(),
         });
         let terms = Terms {
             sender: *connection.peer().as_bytes(),
@@ -132,7 +142,11 @@ impl Host {
             return Err(Ended::Replaced);
         }
         if self.taking.to_stdout {
-            write_out(&received.places).await?;
+            // Whoever reads it may be slow, and the person may have had enough.
+            tokio::select! {
+                written = write_out(&received.places) => written?,
+                () = self.stop.wait() => return Err(Failure::interrupted().into()),
+            }
         }
         self.tell_received(connection, peer, &name, &received)?;
         Ok(())
@@ -171,7 +185,7 @@ impl Host {
         let question = format!("take it from {peer} into {}?", self.taking.folder.display());
         let asked = ask(&self.output, &question);
         let answer = self.while_wanted(connection, seated, asked).await;
-        if let Err((_, Ended::Gone)) = &answer {
+        if let Err((_, Ended::Gone { .. })) = &answer {
             self.output
                 .event("withdrawn", json!({ "peer": peer, "name": name }));
             self.output.talk(format_args!(
@@ -196,7 +210,10 @@ impl Host {
         let until = self.taking.until.filter(|_| !seated.is_kept());
         tokio::select! {
             biased;
-            _ = connection.closed() => Err((Refused::Person, Ended::Gone)),
+            _ = connection.closed() => {
+                let lost = is_lost(connection);
+                Err((Refused::Person, Ended::Gone { lost }))
+            }
             () = self.stop.wait() => Err((Refused::Person, Ended::Declined)),
             () = wait_until(until) => Err((Refused::Person, Ended::Declined)),
             done = work => Ok(done),
@@ -278,6 +295,7 @@ fn names(manifest: &Manifest) -> blake3::Hash {
 fn broken(error: ReceiveError, connection: &Connection) -> Ended {
     match error {
         ReceiveError::Replaced => Ended::Replaced,
+        ReceiveError::Frame(_) if is_lost(connection) => Ended::Gone { lost: true },
         ReceiveError::Frame(_) | ReceiveError::Busy => Ended::Failed(error.into()),
         ReceiveError::Interrupted { stored, left, .. } if is_lost(connection) => Ended::Lost(Lost {
             failure: error.into(),
@@ -293,6 +311,11 @@ fn end_of(taken: Result<(), Ended>, seated: &Seated<'_>) -> Ended {
     match taken {
         Ok(()) => Ended::Taken(Ok(())),
         Err(Ended::Failed(_) | Ended::Lost(_) | Ended::Taken(Err(_))) if seated.is_followed() => {
+            Ended::Replaced
+        }
+        Err(Ended::Replaced) => {
+            // It was begun: if the newer attempt fails before it is, the sender is waited for all the same.
+            seated.keep();
             Ended::Replaced
         }
         Err(Ended::Lost(lost)) if seated.keep() => Ended::Lost(lost),
