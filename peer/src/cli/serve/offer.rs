@@ -41,8 +41,11 @@ impl Host {
         let list = match alone && !self.stop.is_asked() && self.seat.admits(sender) {
             true => tokio::select! {
                 list = self.places.find_list(sender) => list,
-                _ = connection.closed() => None,
                 () = self.stop.wait() => None,
+                _ = connection.closed() => {
+                    let lost = is_lost(connection);
+                    return self.tell_end(peer, Ended::Gone { lost }).await;
+                }
             },
             false => None,
         };
