@@ -19,7 +19,7 @@ use knothole::{
     PathPolicy, PeerId,
 };
 use serde_json::Value;
-use support::{Running, World, done_of, fails, noise, stderr, stdout};
+use support::{Machine, Running, World, done_of, fails, noise, stderr, stdout};
 
 /// Kills unless `KNOTHOLE_KILLS` says another number.
 const KILLS: u32 = 12;
@@ -54,8 +54,8 @@ fn whoever_is_killed_when_the_same_command_goes_on_and_nothing_is_wrong_or_twice
 struct Story {
     world: World,
     tree: String,
-    desk: support::Machine,
-    nas: support::Machine,
+    desk: Machine,
+    nas: Machine,
     /// The receiver, if it outlived the last attempt.
     up: Option<Running>,
     /// Did an attempt come to its end?
@@ -311,15 +311,21 @@ fn more_receivers_than_the_server_lets_in_at_once_all_get_their_turn() {
     }
 }
 
-#[test]
-fn recv_takes_one_transfer_and_whoever_else_sends_is_told_that_it_is_busy() {
-    let world = World::start();
+/// Two machines, and a third that knows both and takes one transfer.
+fn one_waits_for_two(world: &World, args: &[&str]) -> (Machine, Machine, Running) {
     let (desk, nas) = world.pair();
     let lap = world.machine("lap");
     world.introduce(&lap, "lap", &nas, "nas");
     let out = world.path("out");
-    let mut waits = nas.spawn(&["recv", "-o", &out, "--yes", "--limit", "1MB/s", "--json"]);
+    let mut waits = nas.spawn(&[&["recv", "-o", &out, "--yes", "--json"], args].concat());
     waits.wait_for("registered");
+    (desk, lap, waits)
+}
+
+#[test]
+fn recv_takes_one_transfer_and_whoever_else_sends_is_told_that_it_is_busy() {
+    let world = World::start();
+    let (desk, lap, mut waits) = one_waits_for_two(&world, &["--limit", "1MB/s"]);
     let (long, short) = (world.file("long", &noise(8_000_000)), world.file("short", b"x"));
     let mut sends = desk.spawn(&["send", &long, "--to", "nas", "--json"]);
     sends.wait_for("accepted");
@@ -337,12 +343,7 @@ fn recv_takes_one_transfer_and_whoever_else_sends_is_told_that_it_is_busy() {
 #[test]
 fn an_offer_that_breaks_off_before_anything_is_accepted_does_not_end_recv() {
     let world = World::start();
-    let (desk, nas) = world.pair();
-    let lap = world.machine("lap");
-    world.introduce(&lap, "lap", &nas, "nas");
-    let out = world.path("out");
-    let mut waits = nas.spawn(&["recv", "-o", &out, "--yes", "--json"]);
-    waits.wait_for("registered");
+    let (desk, lap, mut waits) = one_waits_for_two(&world, &[]);
     offer_nothing(&lap, &world.url, "nas");
     waits.wait_until_said("from lap: ");
     let file = world.file("f", b"x");
@@ -355,12 +356,7 @@ fn an_offer_that_breaks_off_before_anything_is_accepted_does_not_end_recv() {
 #[test]
 fn who_is_busy_says_so_before_anything_of_an_offer_is_read() {
     let world = World::start();
-    let (desk, nas) = world.pair();
-    let lap = world.machine("lap");
-    world.introduce(&lap, "lap", &nas, "nas");
-    let out = world.path("out");
-    let mut waits = nas.spawn(&["recv", "-o", &out, "--yes", "--limit", "1MB/s", "--json"]);
-    waits.wait_for("registered");
+    let (desk, lap, _waits) = one_waits_for_two(&world, &["--limit", "1MB/s"]);
     let long = world.file("long", &noise(60_000_000));
     let mut sends = desk.spawn(&["send", &long, "--to", "nas", "--json"]);
     sends.wait_for("accepted");
@@ -382,7 +378,7 @@ fn one_connection_has_one_list_read_at_a_time() {
 }
 
 /// Begin so many transfers on one connection with the identity of this machine, say nothing, and see what is answered first.
-fn first_answer(machine: &support::Machine, url: &str, to: &str, transfers: usize) -> FromReceiver {
+fn first_answer(machine: &Machine, url: &str, to: &str, transfers: usize) -> FromReceiver {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let (node, connection) = connect(machine, url, to).await;
@@ -402,7 +398,7 @@ fn first_answer(machine: &support::Machine, url: &str, to: &str, transfers: usiz
 }
 
 /// Begin a transfer with the identity of this machine, say nothing, and wait until the other side has had enough of it.
-fn offer_nothing(machine: &support::Machine, url: &str, to: &str) {
+fn offer_nothing(machine: &Machine, url: &str, to: &str) {
     /// Most that is read of the answer, in bytes: one message.
     const ANSWER_MAX: usize = 1024;
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -416,7 +412,7 @@ fn offer_nothing(machine: &support::Machine, url: &str, to: &str) {
 }
 
 /// A connection with the identity of this machine.
-async fn connect(machine: &support::Machine, url: &str, to: &str) -> (Node, Connection) {
+async fn connect(machine: &Machine, url: &str, to: &str) -> (Node, Connection) {
     let home = Home::at(machine.home());
     let book = AddressBook::load(&home.book()).unwrap();
     let peer = book.resolve(to).unwrap().id;

@@ -43,7 +43,7 @@ mod voice;
 pub use inbox::{Conflict, Inbox};
 pub use limit::Limit;
 pub use messages::{AbortReason, Outcome, Refused, SERVICE};
-pub use receiver::{Incoming, ReceiveError, Received, STALL_TIMEOUT, Terms};
+pub use receiver::{Incoming, ReceiveError, Received, STALL_TIMEOUT, Terms, turn_away};
 pub use running::Running;
 pub use scan::{ScanError, Sources, scan};
 pub use sender::{SendError, Sending, Sent, send};

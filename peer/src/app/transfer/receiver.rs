@@ -19,7 +19,8 @@ use super::journal::{Journal, Memory, Record};
 use super::limit::Limit;
 use super::manifest::{Builder, Manifest, ManifestError};
 use super::messages::{
-    AbortReason, FORMAT, FromReceiver, FromSender, ORIGIN_LEN, Offer, Outcome, Refused, TransferId,
+    AbortReason, FORMAT, FromReceiver, FromSender, ORIGIN_LEN, Offer, Outcome, Refused, STREAM_UNWANTED,
+    TransferId,
 };
 use super::partial::{Partial, TransferKey};
 use super::plan::{Plan, Planner};
@@ -27,7 +28,7 @@ use super::receiving::{Receiving, Stop};
 use super::running::Running;
 use super::tree::Value;
 use super::voice::Voice;
-use crate::app::flow::Outflow;
+use crate::app::flow::{Inflow, Outflow};
 use crate::app::framed::{self, FrameError};
 use crate::app::{Bulk, Event, Listener};
 
@@ -36,6 +37,9 @@ const WORD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long it may take for the whole list: the longest, of some 20 MB, at 300 kbit/s. Longer, and a sender that drips keeps a place.
 const LIST_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// How long a sender that is turned away may take to hear it. Longer, and one that hears nothing keeps streams from others.
+const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long nothing at all may happen in a transfer, and how long a sender may take to take a message. A dead connection shows
 /// itself earlier; this is for a sender that lives and does nothing, such as one whose disk hangs.
@@ -94,7 +98,17 @@ pub struct Received {
     pub hash: Option<Value>,
 }
 
-impl<O: Outflow, I: crate::app::flow::Inflow> Incoming<O, I> {
+/// Say no to a sender without looking at what it offers.
+pub async fn turn_away(send: impl Outflow, mut recv: impl Inflow, why: Refused) {
+    recv.refuse(STREAM_UNWANTED);
+    let word = FromReceiver::Decline(why);
+    let said = Voice::new(send).last_word(&word);
+    if tokio::time::timeout(TURN_AWAY_TIMEOUT, said).await.is_err() {
+        tracing::debug!("a sender did not take that it is turned away");
+    }
+}
+
+impl<O: Outflow, I: Inflow> Incoming<O, I> {
     /// Read an offer with its list. What cannot be accepted is declined here.
     ///
     /// # Errors
@@ -277,9 +291,7 @@ fn plan(
     Ok((desk, plan))
 }
 
-async fn read_list(
-    recv: &mut impl crate::app::flow::Inflow,
-) -> Result<(Offer, [u8; ORIGIN_LEN], Manifest), ReceiveError> {
+async fn read_list(recv: &mut impl Inflow) -> Result<(Offer, [u8; ORIGIN_LEN], Manifest), ReceiveError> {
     let FromSender::Offer(offer) = next_word(recv).await? else {
         return Err(ReceiveError::Protocol("the first message is not an offer"));
     };
@@ -308,7 +320,7 @@ async fn read_list(
     }
 }
 
-async fn next_word(recv: &mut impl crate::app::flow::Inflow) -> Result<FromSender, ReceiveError> {
+async fn next_word(recv: &mut impl Inflow) -> Result<FromSender, ReceiveError> {
     let word = tokio::time::timeout(WORD_TIMEOUT, framed::expect(recv)).await;
     Ok(word.map_err(|_| ReceiveError::Stalled)??)
 }

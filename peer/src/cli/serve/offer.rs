@@ -4,7 +4,6 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use quinn::{RecvStream, SendStream};
 use serde_json::json;
@@ -16,16 +15,10 @@ use super::super::seat::Seated;
 use super::super::transfer::{Done, RETURN_PATIENCE, Teller, amount, is_lost, name_some};
 use super::super::waiting::wait_until;
 use super::{Ended, Host, Lost};
-use crate::app::flow::{Inflow, Outflow};
-use crate::app::framed::{self, FrameError};
 use crate::app::transfer::manifest::Manifest;
-use crate::app::transfer::messages::{FromReceiver, STREAM_UNWANTED};
-use crate::app::transfer::{Inbox, Incoming, ReceiveError, Received, Refused, STALL_TIMEOUT, Terms};
+use crate::app::transfer::{self, Inbox, Incoming, ReceiveError, Received, Refused, STALL_TIMEOUT, Terms};
 use crate::session::Connection;
 use crate::untrusted::Untrusted;
-
-/// How long a sender that is turned away may take to hear it. Longer, and one that hears nothing keeps streams from others.
-const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Host {
     /// One offered transfer, from offer to end.
@@ -50,7 +43,7 @@ impl Host {
             false => None,
         };
         let Some(list) = list else {
-            turn_away(send, recv).await;
+            transfer::turn_away(send, recv, Refused::Busy).await;
             return self.tell_end(peer, Ended::Busy).await;
         };
         let incoming = match Incoming::read(send, recv).await {
@@ -327,20 +320,6 @@ fn end_of(taken: Result<(), Ended>, seated: &Seated<'_>) -> Ended {
             Ended::Taken(Err(failure))
         }
         Err(end) => end,
-    }
-}
-
-/// Tell a sender that this machine is busy, without looking at what it offers.
-async fn turn_away(mut send: SendStream, mut recv: RecvStream) {
-    Inflow::refuse(&mut recv, STREAM_UNWANTED);
-    let said = async {
-        framed::write(&mut send, &FromReceiver::Decline(Refused::Busy)).await?;
-        Outflow::finish(&mut send);
-        Outflow::settled(&mut send).await;
-        Ok::<(), FrameError>(())
-    };
-    if !matches!(tokio::time::timeout(TURN_AWAY_TIMEOUT, said).await, Ok(Ok(()))) {
-        tracing::debug!("a sender did not take that this machine is busy");
     }
 }
 

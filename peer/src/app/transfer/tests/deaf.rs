@@ -220,11 +220,7 @@ async fn whoever_begins_anew_takes_the_turn_of_one_whose_sender_takes_nothing() 
         let deaf = Deaf::offering(&place, &sources, terms(), deaf_to).await;
         // Before it has this turn there is nobody to take it from.
         until(|| deaf.ears.accepted() || deaf.said.lock().unwrap().half).await;
-        let (_, [near, far]) = memory::connection(i64::MAX);
-        let (sent, received) = tokio::join!(
-            send_over(near, sources, Arc::default()),
-            receive_over(far, place.open(), terms(), Arc::default()),
-        );
+        let (sent, received) = send_into(place.open(), sources, terms(), i64::MAX).await;
         sent.unwrap();
         received.unwrap();
         let ended = deaf.end().await;

@@ -135,13 +135,22 @@ impl Place {
         conflict: Conflict,
         budget: i64,
     ) -> (Result<Sent, SendError>, Result<Received, ReceiveError>) {
-        let (_, [near, far]) = memory::connection(budget);
-        let ears = Arc::new(Ears::default());
-        tokio::join!(
-            send_over(near, sources, Arc::clone(&ears)),
-            receive_over(far, self.open(), terms(conflict), Arc::default()),
-        )
+        send_into(self.open(), sources, terms(conflict), budget).await
     }
+}
+
+/// Send these into this inbox, over a connection that breaks after so many bytes.
+async fn send_into(
+    inbox: Inbox,
+    sources: Arc<Sources>,
+    terms: Terms,
+    budget: i64,
+) -> (Result<Sent, SendError>, Result<Received, ReceiveError>) {
+    let (_, [near, far]) = memory::connection(budget);
+    tokio::join!(
+        send_over(near, sources, Arc::default()),
+        receive_over(far, inbox, terms, Arc::default()),
+    )
 }
 
 fn terms(conflict: Conflict) -> Terms {

@@ -231,13 +231,9 @@ async fn any_number_of_large_files_that_cannot_be_written_does_not_stop_the_othe
     }
     fs::write(place.out("d/last"), "fine").unwrap();
     let sources = Arc::new(scan(&[place.out("d")]).unwrap());
-    let (_, [near, far]) = memory::connection(i64::MAX);
     let fate = Some(Arc::new(Unwritable) as Arc<_>);
     let inbox = place.open().with_disk(Disk { fate });
-    let (sent, received) = tokio::join!(
-        send_over(near, sources, Arc::default()),
-        receive_over(far, inbox, terms(Conflict::Rename), Arc::default()),
-    );
+    let (sent, received) = send_into(inbox, sources, terms(Conflict::Rename), i64::MAX).await;
     let (sent, received) = (sent.unwrap(), received.unwrap());
     assert_eq!((sent.stored, received.stored), (1, 1));
     assert_eq!((sent.others.len(), received.others.len()), (many, many));

@@ -176,13 +176,9 @@ async fn a_new_version_that_was_about_to_replace_the_former_one_does_so_in_the_n
     for version in ["the second version.", "the third version.."] {
         fs::write(place.out("a"), version).unwrap();
         let sources = Arc::new(scan(&[place.out("a"), place.out("b")]).unwrap());
-        let (_, [near, far]) = memory::connection(i64::MAX);
         let fate = Some(Arc::new(KilledBeforeReplacing::default()) as Arc<_>);
         let inbox = place.open().with_disk(Disk { fate });
-        let (sent, received) = tokio::join!(
-            send_over(near, sources, Arc::default()),
-            receive_over(far, inbox, terms(Conflict::Rename), Arc::default()),
-        );
+        let (sent, received) = send_into(inbox, sources, terms(Conflict::Rename), i64::MAX).await;
         assert!(sent.is_err() && received.is_err(), "{sent:?} {received:?}");
         assert_eq!(
             fs::read_to_string(place.inbox("a")).unwrap(),
@@ -265,13 +261,9 @@ async fn a_link_that_cannot_be_made_is_told_to_both_sides() {
         std::os::unix::fs::symlink("file", place.out("d").join(name)).unwrap();
     }
     let sources = Arc::new(scan(&[place.out("d")]).unwrap());
-    let (_, [near, far]) = memory::connection(i64::MAX);
     let fate = Some(Arc::new(Linkless) as Arc<_>);
     let inbox = place.open().with_disk(Disk { fate });
-    let (sent, received) = tokio::join!(
-        send_over(near, sources, Arc::default()),
-        receive_over(far, inbox, terms(Conflict::Rename), Arc::default()),
-    );
+    let (sent, received) = send_into(inbox, sources, terms(Conflict::Rename), i64::MAX).await;
     let (sent, received) = (sent.unwrap(), received.unwrap());
     assert_eq!((sent.stored, received.stored), (1, 1));
     assert_eq!(sent.others, received.others);
@@ -343,11 +335,7 @@ async fn whoever_begins_anew_takes_the_turn_of_the_attempt_that_hangs() {
     let entries = FromSender::Entries { entries, last: true };
     framed::write(&mut control.0, &entries).await.unwrap();
     let _: FromReceiver = framed::expect(&mut control.1).await.unwrap();
-    let (_, [near, far]) = memory::connection(i64::MAX);
-    let (sent, received) = tokio::join!(
-        send_over(near, sources, Arc::default()),
-        receive_over(far, place.open(), terms(), Arc::default()),
-    );
+    let (sent, received) = send_into(place.open(), sources, terms(), i64::MAX).await;
     sent.unwrap();
     received.unwrap();
     let ended = hanging.await.unwrap();
@@ -411,13 +399,9 @@ async fn a_full_disk_is_told_to_both_sides_and_with_room_it_goes_on() {
     let place = Place::new();
     fs::write(place.out("f"), noise(24 * MIB)).unwrap();
     let sources = Arc::new(scan(&[place.out("f")]).unwrap());
-    let (_, [near, far]) = memory::connection(i64::MAX);
     let fate = Some(Arc::new(Full(AtomicU64::new(20 << 20))) as Arc<_>);
     let inbox = place.open().with_disk(Disk { fate });
-    let (sent, received) = tokio::join!(
-        send_over(near, sources, Arc::default()),
-        receive_over(far, inbox, terms(Conflict::Rename), Arc::default()),
-    );
+    let (sent, received) = send_into(inbox, sources, terms(Conflict::Rename), i64::MAX).await;
     assert!(
         matches!(received, Err(ReceiveError::DiskFull { stored: 0, left: 1 })),
         "{received:?}"
